@@ -1,0 +1,1 @@
+"""One typed interface to many job queues."""

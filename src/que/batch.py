@@ -1,0 +1,107 @@
+"""Batches that form by themselves: what arrives in one loop tick leaves in one call."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+# Each call under way holds a task; a driver that pipelines freely needs a few of them, not one per tick.
+_MOST_CALLS = 64
+
+
+class Batcher(Generic[ItemT]):
+    """Hands `call` lists of what `add` was given, in order, at most `calls_in_flight` calls at once.
+
+    While that many are under way the next batch grows (group commit). There are no timers: an item waits for the end
+    of the tick, or for a call. The calls run in tasks of the Batcher, so no caller's cancellation can cut one short.
+    `call` must not raise: what it raises is reported to the loop's exception handler and the batch is forgotten.
+    """
+
+    __slots__ = ("_call", "_drained", "_idle", "_items", "_limit", "_loop", "_taken", "_tasks", "_woken")
+
+    def __init__(
+        self, call: Callable[[list[ItemT]], Awaitable[None]], calls_in_flight: int | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._call = call
+        self._limit = _MOST_CALLS if calls_in_flight is None else calls_in_flight
+        self._loop = loop
+        self._items: list[ItemT] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._woken = False
+        self._taken = 0
+        self._drained: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        """The items that wait or are in a call under way."""
+        return len(self._items) + self._taken
+
+    def add(self, item: ItemT) -> None:
+        """Let `item` leave with the next batch."""
+        self._items.append(item)
+        if not self._woken:
+            self._wake()
+
+    def extend(self, items: list[ItemT]) -> None:
+        """Let all of `items` leave with the next batch."""
+        self._items += items
+        if items and not self._woken:
+            self._wake()
+
+    async def drain(self) -> None:
+        """Wait until every item added so far has been through its call."""
+        while len(self):
+            waiter = self._loop.create_future()
+            self._drained.append(waiter)
+            await waiter
+
+    async def close(self) -> None:
+        """Drain, then end the Batcher's tasks."""
+        await self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _wake(self) -> None:
+        """Let one task take the items at the end of this tick, if one may."""
+        if self._idle:
+            self._woken = True
+            self._idle.pop().set_result(None)
+        elif len(self._tasks) < self._limit:
+            self._woken = True
+            task = self._loop.create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self) -> None:
+        while True:
+            self._woken = False
+            while self._items and not self._woken:
+                await self._take()
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            try:
+                await idle
+            except asyncio.CancelledError:
+                if idle in self._idle:
+                    self._idle.remove(idle)
+                raise
+
+    async def _take(self) -> None:
+        items, self._items = self._items, []
+        self._taken += len(items)
+        try:
+            await self._call(items)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a batch was lost", "exception": error})
+        finally:
+            self._taken -= len(items)
+            if self._drained and not len(self):
+                self._release()
+
+    def _release(self) -> None:
+        waiters, self._drained = self._drained, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,172 @@
+"""The driver contract: four verbs and a consumer, small optional protocols, and the registry of drivers by scheme.
+
+A driver is batch-first: it gets what one loop tick collected and makes one write of it. It maps its engine's errors to
+ours in one place and says whose fault each was. It never lets one caller's reply reach another.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Collection, Sequence
+from importlib.metadata import entry_points
+from typing import Protocol, cast, runtime_checkable
+
+from que.address import SCHEME, Address
+from que.errors import ConfigurationError, JobError, SubmitError, UnknownDriver
+from que.model import Capabilities, Delivery, Envelope, Failed, JobStatus, QueueDepth, Settled, Settlement
+
+
+class EventSink(Protocol):
+    """Where a driver tells what became of submitted jobs, by the envelope's id.
+
+    Any order is fine: a result may come before its acceptance. Exactly one of refused, completed, failed and lost ends
+    a job; what comes after that, or for an unknown id, is ignored. Call it in the loop that called connect().
+    """
+
+    def accepted(self, id: str, receipt: str) -> None: ...
+    def refused(self, id: str, error: SubmitError) -> None: ...
+    def progress(self, id: str, done: int, total: int) -> None: ...
+    def chunk(self, id: str, data: bytes) -> None: ...
+    def warned(self, id: str, text: str) -> None: ...
+    def completed(self, id: str, payload: bytes) -> None: ...
+    def failed(self, id: str, failure: Failed) -> None: ...
+    def lost(self, id: str, error: JobError) -> None: ...
+
+
+class ConsumerSink(Protocol):
+    """What an engine tells a worker about deliveries that it has not settled yet."""
+
+    def lost(self, delivery: Delivery) -> None:
+        """The lease is gone: the handler is cancelled and its result not used."""
+        ...
+
+    def cancelled(self, delivery: Delivery) -> None:
+        """Somebody cancelled the job: the handler is cancelled, and its verdict is still settled."""
+        ...
+
+
+class Consumer(Protocol):
+    """One worker's claim on the engine: at most `slots` of its deliveries are unsettled at any time."""
+
+    async def reserve(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery and return at most `limit`; () once closed.
+
+        If cancelled, what had arrived stays for the next call. A lost connection is not an end: it waits on.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        """Hand each verdict to the engine and return what became of it, in the same order. Works after close()."""
+        ...
+
+    async def close(self) -> None:
+        """Stop reserving; a waiting reserve() returns ()."""
+        ...
+
+
+class Driver(Protocol):
+    """One engine behind one URL. `calls_in_flight`: how many submit() calls may run at once, None for as many as come.
+
+    `capabilities` is known before connect(), which may narrow it to what this server can.
+    """
+
+    calls_in_flight: int | None
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def connect(self, events: EventSink) -> None:
+        """Reach at least one server; raises ConnectError."""
+        ...
+
+    async def disconnect(self) -> None:
+        """Close everything; harmless when called again. Jobs still watched are reported lost."""
+        ...
+
+    async def submit(self, envelopes: Sequence[Envelope]) -> None:
+        """Hand the batch to the engine; each outcome goes to the EventSink, now or later.
+
+        If it raises a SubmitError, those of the batch that have no outcome yet are refused with it.
+        """
+        ...
+
+    async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> Consumer:
+        """Return a consumer of `functions` that holds at most `slots` deliveries."""
+        ...
+
+
+@runtime_checkable
+class Emits(Protocol):
+    """A consumer that can report on a delivery before its end; matched by the capabilities progress and chunks."""
+
+    def progress(self, delivery: Delivery, done: int, total: int) -> None: ...
+    def chunk(self, delivery: Delivery, data: bytes) -> None: ...
+    def warned(self, delivery: Delivery, text: str) -> None: ...
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """A driver that can cancel by receipt; matched by cancel_queued and cancel_running."""
+
+    async def cancel(self, receipt: str) -> bool:
+        """Return True if the engine knew the job and has cancelled it, or told its worker to stop."""
+        ...
+
+
+@runtime_checkable
+class Inspects(Protocol):
+    """A driver that can tell what the engine holds; matched by the capability inspect."""
+
+    async def status(self, receipt: str) -> JobStatus: ...
+    async def depths(self) -> Sequence[QueueDepth]: ...
+
+
+DriverFactory = Callable[[Address], Driver]
+
+# Imported when an app first names them, so that `import que` pays for no engine.
+_BUILT_IN = {
+    "memory": "que.drivers.memory:MemoryDriver",
+    "gearman": "que.drivers.gearman:GearmanDriver",
+    "gearmans": "que.drivers.gearman:GearmanDriver",
+}
+_registered: dict[str, DriverFactory] = {}
+
+
+def register_driver(scheme: str, factory: DriverFactory) -> None:
+    """From now on `scheme://…` is opened by `factory(address)`, in place of any driver of that scheme.
+
+    Raises ConfigurationError if `scheme` could not stand in a URL.
+    """
+    if not SCHEME.fullmatch(scheme):
+        raise ConfigurationError(f"scheme {scheme!r} must be a lower-case word, like gearman")
+    _registered[scheme] = factory
+
+
+def open_driver(address: Address) -> Driver:
+    """Return the driver for `address`, without any I/O.
+
+    Looks at what register_driver() was given, then at the built-in drivers, then at the entry points of the group
+    "que.drivers". Raises UnknownDriver with the nearest scheme, ConfigurationError if the driver cannot be imported.
+    """
+    return _find(address.scheme)(address)
+
+
+def _find(scheme: str) -> DriverFactory:
+    if scheme in _registered:
+        return _registered[scheme]
+    if scheme in _BUILT_IN:
+        module, _, name = _BUILT_IN[scheme].partition(":")
+        return cast(DriverFactory, getattr(importlib.import_module(module), name))
+    plugins = entry_points(group="que.drivers")
+    for plugin in plugins:
+        if plugin.name == scheme:
+            return _load(plugin.value, plugin.load)
+    known = sorted({*_registered, *_BUILT_IN, *plugins.names})
+    nearest = difflib.get_close_matches(scheme, known, 1)
+    raise UnknownDriver(scheme, f"{nearest[0]}://" if nearest else None, known)
+
+
+def _load(name: str, load: Callable[[], object]) -> DriverFactory:
+    try:
+        return cast(DriverFactory, load())
+    except ImportError as error:
+        raise ConfigurationError(f"the driver {name} cannot be imported: {error}") from error

@@ -1,0 +1,124 @@
+"""Typed payloads: what turns params and results into bytes and back, built once per job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+
+from que.errors import ConfigurationError
+
+ValueT = TypeVar("ValueT")
+
+
+class PayloadError(ValueError):
+    """A value does not fit its type; the text holds the path and what was expected there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Both directions for one type. Each raises PayloadError; `check` is the class a value must be of, where there is one."""
+
+    encode: Callable[[object], bytes]
+    decode: Callable[[bytes], object]
+    check: type | None
+
+
+class Serializer(Protocol):
+    """A payload format. `codec` raises ConfigurationError for a type that the format cannot carry."""
+
+    @property
+    def name(self) -> str: ...
+    def codec(self, type_: object, root: str) -> Codec:
+        """Return the codec of `type_`; `root` ("params" or "result") starts the paths in its errors."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _MsgspecSerializer:
+    name: str
+    encoder: Callable[[], "_Encoder"]
+    decoder: Callable[[object], "_Decoder"]
+    null: bytes
+
+    def codec(self, type_: object, root: str) -> Codec:
+        encode_raw = self.encoder().encode
+        try:
+            decode_raw = self.decoder(type_).decode
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{self.name} cannot carry {root} of type {type_!r}: {error}") from error
+        empty = _decodes_null(decode_raw, self.null)
+
+        def encode(value: object) -> bytes:
+            try:
+                return encode_raw(value)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise PayloadError(f"{root}: {error}") from error
+
+        def decode(payload: bytes) -> object:
+            if not payload and empty:
+                return None
+            try:
+                return decode_raw(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise PayloadError(_located(root, error)) from error
+
+        return Codec(encode, decode, _plain_class(type_))
+
+
+class _Encoder(Protocol):
+    def encode(self, obj: object, /) -> bytes: ...
+
+
+class _Decoder(Protocol):
+    def decode(self, buf: bytes, /) -> object: ...
+
+
+def _json_decoder(type_: object) -> _Decoder:
+    return msgspec.json.Decoder(cast(type[object], type_))
+
+
+def _msgpack_decoder(type_: object) -> _Decoder:
+    return msgspec.msgpack.Decoder(cast(type[object], type_))
+
+
+@dataclass(frozen=True, slots=True)
+class _RawSerializer:
+    name: str = "RAW"
+
+    def codec(self, type_: object, root: str) -> Codec:
+        if type_ is not bytes:
+            raise ConfigurationError(f"RAW carries bytes only, not {root} of type {type_!r}: use JSON or MSGPACK")
+
+        def encode(value: object) -> bytes:
+            if not isinstance(value, bytes):
+                raise PayloadError(f"{root}: expected bytes, got {type(value).__name__}")
+            return value
+
+        return Codec(encode, lambda payload: payload, None)
+
+
+def _decodes_null(decode: Callable[[bytes], object], null: bytes) -> bool:
+    try:
+        return decode(null) is None
+    except msgspec.DecodeError:
+        return False
+
+
+def _plain_class(type_: object) -> type | None:
+    """Return the class that every value of `type_` is an instance of, or None if isinstance cannot tell."""
+    if not isinstance(type_, type) or hasattr(type_, "__total__") or type_ in (float, object):
+        return None
+    return type_
+
+
+def _located(root: str, error: Exception) -> str:
+    """Return msgspec's text with our path first: "params.width: expected int, got str"."""
+    text, at, path = str(error).partition(" - at `$")
+    place = root + path.removesuffix("`") if at else root
+    return f"{place}: {text[:1].lower()}{text[1:].replace('`', '')}"
+
+
+JSON: Serializer = _MsgspecSerializer("JSON", msgspec.json.Encoder, _json_decoder, b"null")
+MSGPACK: Serializer = _MsgspecSerializer("MSGPACK", msgspec.msgpack.Encoder, _msgpack_decoder, b"\xc0")
+RAW: Serializer = _RawSerializer()
