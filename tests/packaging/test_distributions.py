@@ -197,7 +197,6 @@ def test_a_build_that_insists_on_the_extension_fails_with_the_compiler(tmp_path:
 def test_a_build_that_does_not_insist_falls_back_with_a_warning(tmp_path: Path) -> None:
     built = build(tmp_path, "--wheel", CC="false")
     assert built.returncode == 0, built.stdout
-    assert "_wire_c" in built.stdout
-    assert "warning" in built.stdout.lower()
+    assert "QUE_EXTENSION=1" in built.stdout, "the warning says how to insist"
     (wheel,) = tmp_path.glob("*.whl")
     assert probe(install(wheel, tmp_path / "environment"))[0] == "py"
