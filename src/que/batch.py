@@ -21,7 +21,10 @@ class Batcher(Generic[ItemT]):
     __slots__ = ("_call", "_drained", "_idle", "_items", "_limit", "_loop", "_taken", "_tasks", "_woken")
 
     def __init__(
-        self, call: Callable[[list[ItemT]], Awaitable[None]], calls_in_flight: int | None, loop: asyncio.AbstractEventLoop
+        self,
+        call: Callable[[list[ItemT]], Awaitable[None]],
+        calls_in_flight: int | None,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._call = call
         self._limit = _MOST_CALLS if calls_in_flight is None else calls_in_flight

@@ -22,7 +22,8 @@ class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A job as submitted, under an id of ours that no other job has.
 
     `background`: nobody waits for the result. `due`: Unix seconds before which it must not run, or None.
-    `unique`: the user's key for coalescing. `expires`: seconds it may wait in the queue.
+    `unique`: the user's key for coalescing. `expires`: seconds it may wait in the queue. `run_timeout`: seconds for one
+    run, which only a driver with that capability carries.
     """
 
     id: str
@@ -33,19 +34,22 @@ class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
     due: float | None = None
     unique: str | None = None
     expires: float | None = None
+    run_timeout: float | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True, eq=False):
     """A job as handed to a worker; two deliveries are never equal.
 
     `id`: the submitter's id where the engine carries it, else the engine's own. `attempt`: 1 for the first run, or None
-    where the engine cannot count. `lease`: whatever the driver needs to settle it; nobody else looks inside.
+    where the engine cannot count. `run_timeout`: what the submitter allowed this run, in seconds. `lease`: whatever the
+    driver needs to settle it; nobody else looks inside.
     """
 
     function: str
     payload: bytes
     id: str
     attempt: int | None = None
+    run_timeout: float | None = None
     lease: object = None
 
 
@@ -167,7 +171,7 @@ class Capabilities:
     """What a driver can do; all is NONE unless stated.
 
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
-    `max_payload`: bytes, None without a limit.
+    `run_timeout`: one call's own run_timeout travels with it. `max_payload`: bytes, None without a limit.
     """
 
     lease: Lease
@@ -181,6 +185,7 @@ class Capabilities:
     unique_scope: UniqueScope = UniqueScope.NEVER
     priorities: Support = Support.NONE
     expiry: Support = Support.NONE
+    run_timeout: Support = Support.NONE
     progress: Support = Support.NONE
     chunks: Support = Support.NONE
     cancel_queued: Support = Support.NONE

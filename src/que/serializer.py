@@ -1,5 +1,6 @@
 """Typed payloads: what turns params and results into bytes and back, built once per job."""
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
@@ -17,11 +18,10 @@ class PayloadError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Both directions for one type. Each raises PayloadError; `check` is the class a value must be of, where there is one."""
+    """Both directions for one type. Each raises PayloadError."""
 
     encode: Callable[[object], bytes]
     decode: Callable[[bytes], object]
-    check: type | None
 
 
 class Serializer(Protocol):
@@ -43,6 +43,7 @@ class _MsgspecSerializer:
 
     def codec(self, type_: object, root: str) -> Codec:
         encode_raw = self.encoder().encode
+        class_ = _plain_class(type_)
         try:
             decode_raw = self.decoder(type_).decode
         except (TypeError, ValueError) as error:
@@ -50,6 +51,8 @@ class _MsgspecSerializer:
         empty = _decodes_null(decode_raw, self.null)
 
         def encode(value: object) -> bytes:
+            if not isinstance(value, class_):
+                raise PayloadError(f"{root}: expected {class_.__name__}, got {type(value).__name__}")
             try:
                 return encode_raw(value)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -63,7 +66,7 @@ class _MsgspecSerializer:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise PayloadError(_located(root, error)) from error
 
-        return Codec(encode, decode, _plain_class(type_))
+        return Codec(encode, decode)
 
 
 class _Encoder(Protocol):
@@ -95,7 +98,7 @@ class _RawSerializer:
                 raise PayloadError(f"{root}: expected bytes, got {type(value).__name__}")
             return value
 
-        return Codec(encode, lambda payload: payload, None)
+        return Codec(encode, lambda payload: payload)
 
 
 def _decodes_null(decode: Callable[[bytes], object], null: bytes) -> bool:
@@ -105,18 +108,20 @@ def _decodes_null(decode: Callable[[bytes], object], null: bytes) -> bool:
         return False
 
 
-def _plain_class(type_: object) -> type | None:
-    """Return the class that every value of `type_` is an instance of, or None if isinstance cannot tell."""
-    if not isinstance(type_, type) or hasattr(type_, "__total__") or type_ in (float, object):
-        return None
-    return type_
+def _plain_class(type_: object) -> type:
+    """Return the class that every value of `type_` is an instance of: object where isinstance cannot tell."""
+    if type_ is None:
+        return type(None)
+    is_plain = isinstance(type_, type) and typing.get_origin(type_) is None and not typing.is_typeddict(type_)
+    return cast(type, type_) if is_plain and type_ is not float else object
 
 
 def _located(root: str, error: Exception) -> str:
     """Return msgspec's text with our path first: "params.width: expected int, got str"."""
     text, at, path = str(error).partition(" - at `$")
     place = root + path.removesuffix("`") if at else root
-    return f"{place}: {text[:1].lower()}{text[1:].replace('`', '')}"
+    lowered = text[:1].lower() + text[1:] if text[1:2].islower() else text
+    return f"{place}: {lowered.replace('`', '')}"
 
 
 JSON: Serializer = _MsgspecSerializer("JSON", msgspec.json.Encoder, _json_decoder, b"null")

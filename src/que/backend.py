@@ -1,0 +1,269 @@
+"""One engine of an app: its driver, what waits unsent, and the handles that wait for its answers."""
+
+import asyncio
+import itertools
+import logging
+import os
+import sys
+from collections import deque
+from typing import NoReturn, TypeVar, cast
+
+from que.address import Address
+from que.batch import Batcher
+from que.driver import Cancels, Driver, Inspects
+from que.errors import (
+    JobError,
+    JobFailed,
+    JobTimeout,
+    NotConnected,
+    NotSent,
+    Overloaded,
+    ParamsInvalid,
+    QueError,
+    Rejected,
+    ResultInvalid,
+    ResultTimeout,
+    SubmitError,
+    UnsupportedFeature,
+    WrongLoop,
+)
+from que.handle import Handle, Sending
+from que.job import Job
+from que.model import Chunk, Envelope, Failed, JobStatus, Priority, Progress, Warned
+from que.options import Options
+
+ParamsT = TypeVar("ParamsT")
+ResultT = TypeVar("ResultT")
+
+_log = logging.getLogger("que")
+
+_ERRORS: dict[str, type[JobError]] = {"params": ParamsInvalid, "result": ResultInvalid, "timeout": JobTimeout}
+
+
+def _new_prefix() -> None:
+    """Ids are a random prefix per process and a count: unique everywhere, and cheap."""
+    global _prefix
+    _prefix = os.urandom(8).hex() + "-"
+
+
+_prefix = ""
+_counter = itertools.count()
+_new_prefix()
+os.register_at_fork(after_in_child=_new_prefix)
+
+
+class Backend:
+    """The EventSink of one driver, and the way of every job to it.
+
+    Its submit() and send() raise NotConnected, WrongLoop, Overloaded, UnsupportedFeature, ParamsInvalid and Rejected
+    (a payload over the engine's limit) at the call.
+    """
+
+    def __init__(
+        self, alias: str, address: Address, driver: Driver, max_unsent: int, watch_timeout: float | None
+    ) -> None:
+        self.alias = alias
+        self.address = address
+        self.driver = driver
+        self._max_unsent = max_unsent
+        self._watch_timeout = watch_timeout
+        self._deadlines: deque[tuple[float, str]] = deque()
+        self._max_payload = sys.maxsize
+        self._watched: dict[str, Handle[object] | Sending] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher: Batcher[Envelope] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.alias!r} at {self.address}>"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in which this backend was connected; raises NotConnected."""
+        if self._loop is None:
+            raise NotConnected(f"{self.address} is not connected: use `async with app`, or await app.connect()")
+        return self._loop
+
+    async def connect(self) -> None:
+        """Reach the engine; raises ConnectError, which names the backend."""
+        loop = asyncio.get_running_loop()
+        await self.driver.connect(self)
+        self._batcher = Batcher(self._submit_batch, self.driver.calls_in_flight, loop)
+        self._max_payload = self.driver.capabilities.max_payload or sys.maxsize
+        self._loop = loop
+
+    async def disconnect(self) -> None:
+        """Let what waits leave, then close; handles that still wait get NotSent or ConnectionLost from the driver."""
+        batcher, self._batcher, self._loop = self._batcher, None, None
+        if batcher is not None:
+            await batcher.close()
+        await self.driver.disconnect()
+        for id in list(self._watched):
+            self._fail(id, NotConnected(f"{self.address} was disconnected before the job's answer"))
+
+    async def drain(self) -> None:
+        """Wait until nothing waits unsent."""
+        if self._batcher is not None:
+            await self._batcher.drain()
+
+    def prepare(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options, background: bool) -> Envelope:
+        """Return the checked and encoded job; safe in any thread."""
+        batcher = self._batcher
+        if batcher is None:
+            self._refuse_use()
+        if len(batcher) >= self._max_unsent:
+            raise Overloaded(self._max_unsent)
+        if options is not job.options:
+            options.refuse_unsupported(
+                self.address.scheme, self.driver.capabilities, background=background, per_call=True
+            )
+        payload = job.dump_params(params)
+        if len(payload) > self._max_payload:
+            raise Rejected(
+                f"job {job.name!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed"
+            )
+        return Envelope(
+            f"{_prefix}{next(_counter):x}",
+            job.name,
+            payload,
+            background,
+            Priority.NORMAL if options.priority is None else options.priority,
+            options.due(),
+            options.unique,
+            options.expires,
+            options.run_timeout,
+        )
+
+    def submit(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Handle[ResultT]:
+        """Return a handle at once; the job leaves at the end of this loop tick."""
+        self._refuse_other_loops()
+        envelope = self.prepare(job, params, options, background=False)
+        handle = Handle(envelope.id, self, job)
+        self.dispatch(envelope, handle)
+        return handle
+
+    def send(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Sending:
+        """Return a sending at once; the job leaves at the end of this loop tick."""
+        self._refuse_other_loops()
+        envelope = self.prepare(job, params, options, background=True)
+        sending = Sending(envelope.id, self, job.name)
+        self.dispatch(envelope, sending)
+        return sending
+
+    def dispatch(self, envelope: Envelope, promise: "Handle[ResultT] | Sending") -> None:
+        """Let a prepared job leave, and `promise` hear of it; only in the loop."""
+        if self._batcher is None:
+            promise.settle_failed(NotSent(f"{self.address} was disconnected before the job could leave"))
+            return
+        self._watched[envelope.id] = cast(Handle[object] | Sending, promise)
+        self._batcher.add(envelope)
+        if self._watch_timeout is not None:
+            self._watch(envelope.id, self._watch_timeout)
+
+    async def status(self, reference: str) -> JobStatus:
+        """Return what the engine knows of a job; raises UnsupportedFeature."""
+        if not isinstance(self.driver, Inspects) or not self.driver.capabilities.inspect:
+            raise UnsupportedFeature(self.address.scheme, "status", "await the result instead")
+        return await self.driver.status(reference)
+
+    async def cancel(self, reference: str) -> bool:
+        """Return True if the engine has cancelled the job or told its worker; raises UnsupportedFeature."""
+        can = self.driver.capabilities
+        if not isinstance(self.driver, Cancels) or not (can.cancel_queued or can.cancel_running):
+            raise UnsupportedFeature(self.address.scheme, "cancel", "let the handler look for a mark of your own")
+        return await self.driver.cancel(reference)
+
+    def accepted(self, id: str, receipt: str) -> None:
+        """The engine has a job: the end of the story for a sending, a chapter of it for a handle."""
+        promise = self._watched.get(id)
+        if promise is not None:
+            promise.settle_accepted(receipt)
+            if isinstance(promise, Sending):
+                del self._watched[id]
+
+    def completed(self, id: str, payload: bytes) -> None:
+        """A result is here."""
+        promise = self._watched.pop(id, None)
+        if isinstance(promise, Handle):
+            promise.settle_completed(payload)
+
+    def refused(self, id: str, error: SubmitError) -> None:
+        """The engine did not take a job."""
+        self._fail(id, error)
+
+    def failed(self, id: str, failure: Failed) -> None:
+        """A worker reported a failure."""
+        kind = _ERRORS.get(failure.kind)
+        if kind is None:
+            self._fail(id, JobFailed(failure.kind, failure.type, failure.message))
+        else:
+            self._fail(id, kind(failure.message))
+
+    def lost(self, id: str, error: JobError) -> None:
+        """A job can no longer be watched, or will never run."""
+        self._fail(id, error)
+
+    def progress(self, id: str, done: int, total: int) -> None:
+        """A worker told how far it is."""
+        if isinstance(promise := self._watched.get(id), Handle):
+            promise.settle_event(Progress(done, total))
+
+    def chunk(self, id: str, data: bytes) -> None:
+        """A worker sent a part of its result."""
+        if isinstance(promise := self._watched.get(id), Handle):
+            promise.settle_event(Chunk(data))
+
+    def warned(self, id: str, text: str) -> None:
+        """A worker warned."""
+        if isinstance(promise := self._watched.get(id), Handle):
+            promise.settle_event(Warned(text))
+
+    def _fail(self, id: str, error: QueError) -> None:
+        promise = self._watched.pop(id, None)
+        if promise is not None:
+            promise.settle_failed(error)
+
+    async def _submit_batch(self, envelopes: list[Envelope]) -> None:
+        try:
+            await self.driver.submit(envelopes)
+        except Exception as error:
+            # What has an outcome by now is no longer unanswered; the driver says that the rest has none.
+            refusal = error if isinstance(error, SubmitError) else NotSent(f"the driver failed: {error!r}")
+            for envelope in envelopes:
+                promise = self._watched.get(envelope.id)
+                if isinstance(promise, Sending) or (promise is not None and not promise.is_accepted):
+                    self._fail(envelope.id, refusal)
+            if not isinstance(error, SubmitError):
+                _log.exception("driver of %s: submit() raised what is no SubmitError", self.address)
+
+    def _watch(self, id: str, seconds: float) -> None:
+        """Give up watching `id` after `seconds`; all have the same patience, so the oldest is always the next."""
+        self._deadlines.append((self.loop.time() + seconds, id))
+        if len(self._deadlines) == 1:
+            self.loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        loop = self._loop
+        if loop is None:
+            self._deadlines.clear()
+            return
+        now = loop.time()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._watched):
+            _, id = self._deadlines.popleft()
+            self._fail(id, ResultTimeout(f"no answer within the watch_timeout of {self._watch_timeout:g} s"))
+        if self._deadlines:
+            loop.call_at(self._deadlines[0][0], self._give_up)
+
+    def _refuse_other_loops(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
+            self._refuse_use()
+
+    def _refuse_use(self) -> NoReturn:
+        if self._loop is None:
+            raise NotConnected(f"{self.address} is not connected: use `async with app`, or await app.connect()")
+        raise WrongLoop(
+            f"{self.address} was connected in another thread or event loop: use app.blocking() from threads"
+        )

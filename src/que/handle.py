@@ -1,0 +1,453 @@
+"""What a submitter holds: a Handle for a result, a Sending for an acceptance, and ways to wait for many of them."""
+
+import asyncio
+import copy
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, overload
+
+from que.errors import QueError, ResultTimeout, WrongLoop
+from que.model import Event, JobStatus
+
+ValueT_co = TypeVar("ValueT_co", covariant=True)
+ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+_log = logging.getLogger("que")
+
+# A reader that falls further behind loses the oldest events, and is told how many.
+_EVENTS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An accepted job: the backend's alias, the job's name, our id, and the engine's own name for it.
+
+    `reference` is "" where the result came before the engine's acceptance did.
+    """
+
+    backend: str
+    job: str
+    id: str
+    reference: str
+
+
+class Watcher(Protocol):
+    """What a handle needs of the backend that its job went to."""
+
+    @property
+    def alias(self) -> str: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    async def status(self, reference: str) -> JobStatus: ...
+    async def cancel(self, reference: str) -> bool: ...
+
+
+class Declaration(Protocol[ResultT_co]):
+    """What a handle needs of its job; `load_result` raises ResultInvalid."""
+
+    @property
+    def name(self) -> str: ...
+    def load_result(self, payload: bytes, /) -> ResultT_co: ...
+
+
+class _Failure:
+    """An error that says so in the log if nobody ever looked at it."""
+
+    __slots__ = ("error", "seen", "text")
+
+    def __init__(self, error: QueError, text: str) -> None:
+        self.error = error
+        self.text = text
+        self.seen = False
+
+    def look(self) -> QueError:
+        """Return a copy, because one exception raised to several awaiters would collect all their tracebacks."""
+        self.seen = True
+        return copy.copy(self.error)
+
+    def __del__(self) -> None:
+        if not self.seen:
+            _log.error("%s: %s: %s", self.text, type(self.error).__name__, self.error)
+
+
+class _Nothing:
+    """The mark of a value that has not arrived."""
+
+
+_NOTHING = _Nothing()
+Waiter = asyncio.Future[None] | Callable[["Promise[ValueT_co]"], None]
+
+
+class Promise(Generic[ValueT_co]):
+    """A value that arrives once; any number of awaiters, each cancellable without touching the others.
+
+    Each awaiter has a future of its own, made when it starts to wait; without awaiters there is none.
+    """
+
+    __slots__ = ("_failure", "_value", "_waiters", "_watcher", "id")
+
+    def __init__(self, id: str, watcher: Watcher) -> None:
+        self.id = id
+        self._watcher = watcher
+        self._value: ValueT_co | _Nothing = _NOTHING
+        self._failure: _Failure | None = None
+        self._waiters: Waiter[ValueT_co] | list[Waiter[ValueT_co]] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether awaiting would return, or raise, at once."""
+        return self._failure is not None or self._value is not _NOTHING
+
+    def __await__(self) -> Generator[object, None, ValueT_co]:
+        if not self.done:
+            waiter = self._new_future()
+            self._add_waiter(waiter)
+            try:
+                yield from waiter
+            finally:
+                if waiter.cancelled():
+                    self._remove_waiter(waiter)
+        return self._get()
+
+    def _new_future(self) -> asyncio.Future[None]:
+        loop = self._watcher.loop
+        if asyncio.get_running_loop() is not loop:
+            raise WrongLoop(f"{self!r} belongs to the event loop that its app was connected in")
+        return loop.create_future()
+
+    def _get(self) -> ValueT_co:
+        if self._failure is not None:
+            raise self._failure.look()
+        value = self._value
+        assert not isinstance(value, _Nothing)
+        return value
+
+    def peek(self) -> ValueT_co:
+        """Return the value, or raise what came instead; raises asyncio.InvalidStateError if it is not done."""
+        if not self.done:
+            raise asyncio.InvalidStateError(f"{self!r} is not done")
+        return self._get()
+
+    def add_done_callback(self, callback: Callable[["Promise[ValueT_co]"], None]) -> None:
+        """Let `callback(self)` be called once the value or an error is there; at once if it already is."""
+        if self.done:
+            callback(self)
+        else:
+            self._add_waiter(callback)
+
+    def remove_done_callback(self, callback: Callable[["Promise[ValueT_co]"], None]) -> None:
+        """Forget `callback`; harmless if it was never added or has been called."""
+        self._remove_waiter(callback)
+
+    def _add_waiter(self, waiter: Waiter[ValueT_co]) -> None:
+        waiters = self._waiters
+        if waiters is None:
+            self._waiters = waiter
+        elif isinstance(waiters, list):
+            waiters.append(waiter)
+        else:
+            self._waiters = [waiters, waiter]
+
+    def _remove_waiter(self, waiter: Waiter[ValueT_co]) -> None:
+        waiters = self._waiters
+        if isinstance(waiters, list):
+            if waiter in waiters:
+                waiters.remove(waiter)
+        elif waiters == waiter:
+            self._waiters = None
+
+    def _notify(self) -> None:
+        waiters = self._waiters
+        if waiters is None:
+            return
+        self._waiters = None
+        for waiter in waiters if isinstance(waiters, list) else (waiters,):
+            if not isinstance(waiter, asyncio.Future):
+                waiter(self)
+            elif not waiter.done():
+                waiter.set_result(None)
+
+
+class Sending(Promise[Receipt]):
+    """A job on its way to the engine; awaiting it gives the Receipt once the engine owns the job."""
+
+    __slots__ = ("_job_name",)
+
+    def __init__(self, id: str, watcher: Watcher, job_name: str) -> None:
+        super().__init__(id, watcher)
+        self._job_name = job_name
+
+    def __repr__(self) -> str:
+        return f"<Sending of {self._job_name!r} {self.id}>"
+
+    def settle_accepted(self, reference: str) -> None:
+        """The engine owns the job, under `reference`."""
+        if not self.done:
+            self._value = Receipt(self._watcher.alias, self._job_name, self.id, reference)
+            self._notify()
+
+    def settle_failed(self, error: QueError) -> None:
+        """The job was not accepted."""
+        if not self.done:
+            self._failure = _Failure(error, f"job {self._job_name!r} {self.id} was not accepted")
+            self._notify()
+
+
+class Handle(Promise[ResultT_co]):
+    """A submitted job; awaiting it gives its result, decoded and checked, or raises what became of it.
+
+    Raises SubmitError if the engine did not take the job, else a JobError.
+    """
+
+    __slots__ = ("_acceptance", "_events", "_job", "_payload", "_reference")
+
+    def __init__(self, id: str, watcher: Watcher, job: Declaration[ResultT_co]) -> None:
+        # Spelled out instead of super().__init__(): there is one of these per job.
+        self.id = id
+        self._watcher = watcher
+        self._value = _NOTHING
+        self._failure = None
+        self._waiters = None
+        self._job = job
+        self._payload: bytes | None = None
+        self._reference: str | None = None
+        self._acceptance: list[asyncio.Future[None]] | None = None
+        self._events: _EventLog | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle of {self._job.name!r} {self.id}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether awaiting would return, or raise, at once."""
+        return self._payload is not None or self._failure is not None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the engine has said that it has the job."""
+        return self._reference is not None
+
+    def _get(self) -> ResultT_co:
+        if self._failure is not None:
+            raise self._failure.look()
+        value = self._value
+        if isinstance(value, _Nothing):
+            assert self._payload is not None
+            value = self._value = self._job.load_result(self._payload)
+        return value
+
+    async def result(self, timeout: float | None = None) -> ResultT_co:
+        """Return the result, as awaiting does; after `timeout` seconds raise ResultTimeout, and the job goes on."""
+        if timeout is None:
+            return await self
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ResultTimeout(f"{self!r} gave no result within {timeout:g} s; the job goes on") from error
+
+    async def accepted(self) -> Receipt:
+        """Return the Receipt once the engine has taken the job; raises SubmitError if it does not."""
+        if self._reference is None and not self.done:
+            waiter = self._new_future()
+            if self._acceptance is None:
+                self._acceptance = []
+            self._acceptance.append(waiter)
+            await waiter
+        if self._reference is None and self._failure is not None:
+            raise self._failure.look()
+        return Receipt(self._watcher.alias, self._job.name, self.id, self._reference or "")
+
+    def events(self) -> "Events":
+        """Return an async iterator of Progress, Chunk and Warned that ends with the job.
+
+        It starts with the oldest event kept; a reader that is too slow loses the oldest, counted in its `lost`.
+        """
+        if self._events is None:
+            self._events = _EventLog(self.done)
+        return Events(self._events)
+
+    async def status(self) -> JobStatus:
+        """Return what the engine knows of the job now; raises UnsupportedFeature where it cannot tell."""
+        return await self._watcher.status((await self.accepted()).reference)
+
+    async def cancel(self) -> bool:
+        """Return True if the engine has cancelled the job or told its worker to stop; awaiters get JobCancelled.
+
+        Raises UnsupportedFeature where the engine cannot.
+        """
+        if self.done:
+            return False
+        return await self._watcher.cancel((await self.accepted()).reference)
+
+    def settle_accepted(self, reference: str) -> None:
+        """The engine has the job, under `reference`."""
+        self._reference = reference
+        if self._acceptance is not None:
+            self._notify_acceptance()
+
+    def settle_event(self, event: Event) -> None:
+        """The job goes on, and something is to be told."""
+        if self._events is None:
+            self._events = _EventLog(ended=False)
+        self._events.append(event)
+
+    def settle_completed(self, payload: bytes) -> None:
+        """The encoded result is here."""
+        if not self.done:
+            self._payload = payload
+            self._end()
+
+    def settle_failed(self, error: QueError) -> None:
+        """No result will come."""
+        if not self.done:
+            self._failure = _Failure(error, f"job {self._job.name!r} {self.id} failed and nobody awaited it")
+            self._end()
+
+    def _end(self) -> None:
+        if self._waiters is not None:
+            self._notify()
+        if self._acceptance is not None:
+            self._notify_acceptance()
+        if self._events is not None:
+            self._events.end()
+
+    def _notify_acceptance(self) -> None:
+        waiters, self._acceptance = self._acceptance, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class _EventLog:
+    """The newest events of one job, numbered from 0 over its whole life."""
+
+    __slots__ = ("ended", "kept", "seen", "waiters")
+
+    def __init__(self, ended: bool) -> None:
+        self.kept: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self.seen = 0
+        self.ended = ended
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def append(self, event: Event) -> None:
+        self.kept.append(event)
+        self.seen += 1
+        self._notify()
+
+    def end(self) -> None:
+        self.ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Events:
+    """One reader of a job's events; `lost` counts those that it came too late for."""
+
+    __slots__ = ("_log", "_position", "lost")
+
+    def __init__(self, log: _EventLog) -> None:
+        self._log = log
+        self._position = 0
+        self.lost = 0
+
+    def __aiter__(self) -> "Events":
+        return self
+
+    async def __anext__(self) -> Event:
+        log = self._log
+        while self._position == log.seen:
+            if log.ended:
+                raise StopAsyncIteration
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            log.waiters.append(waiter)
+            await waiter
+        oldest = log.seen - len(log.kept)
+        if self._position < oldest:
+            self.lost += oldest - self._position
+            self._position = oldest
+        event = log.kept[self._position - oldest]
+        self._position += 1
+        return event
+
+
+@overload
+async def gather(first: Handle[A], /) -> tuple[A]: ...
+@overload
+async def gather(first: Handle[A], second: Handle[B], /) -> tuple[A, B]: ...
+@overload
+async def gather(first: Handle[A], second: Handle[B], third: Handle[C], /) -> tuple[A, B, C]: ...
+@overload
+async def gather(first: Handle[A], second: Handle[B], third: Handle[C], fourth: Handle[D], /) -> tuple[A, B, C, D]: ...
+@overload
+async def gather(*handles: Handle[ResultT]) -> tuple[ResultT, ...]: ...
+async def gather(*handles: Handle[object]) -> tuple[object, ...]:
+    """Return the results in the order of `handles`, or raise the first error as soon as it is there.
+
+    It makes one future for all, and no task; the other jobs go on after an error or a cancellation.
+    """
+    waiting: set[Promise[object]] = {handle for handle in handles if not handle.done}
+    finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def arrived(handle: Promise[object]) -> None:
+        waiting.discard(handle)
+        if not finished.done() and (not waiting or handle._failure is not None):
+            finished.set_result(None)
+
+    if waiting and not any(handle._failure for handle in handles):
+        for handle in waiting:
+            handle._add_waiter(arrived)
+        try:
+            await finished
+        finally:
+            for handle in waiting:
+                handle._remove_waiter(arrived)
+    for handle in handles:
+        if handle._failure is not None:
+            handle._get()
+    return tuple([handle._get() for handle in handles])
+
+
+async def as_completed(handles: Iterable[Handle[ResultT]]) -> AsyncIterator[Handle[ResultT]]:
+    """Yield each of `handles` once it is done, the first done first, without a task for any of them."""
+    done: deque[Handle[ResultT]] = deque()
+    waiting: set[Handle[ResultT]] = set()
+    waiter: asyncio.Future[None] | None = None
+
+    def arrived(handle: Promise[ResultT]) -> None:
+        assert isinstance(handle, Handle)
+        waiting.discard(handle)
+        done.append(handle)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    for handle in handles:
+        if handle.done:
+            done.append(handle)
+        else:
+            waiting.add(handle)
+            handle._add_waiter(arrived)
+    try:
+        while done or waiting:
+            if not done:
+                waiter = asyncio.get_running_loop().create_future()
+                await waiter
+            yield done.popleft()
+    finally:
+        for handle in waiting:
+            handle._remove_waiter(arrived)

@@ -1,0 +1,359 @@
+"""A job's declaration, and the context of one run of it."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Concatenate, Generic, Never, ParamSpec, Protocol, TypedDict, Unpack, cast, overload
+
+from typing_extensions import TypeVar
+
+from que.driver import Emits
+from que.errors import ConfigurationError, NotBound, NotConnected, ParamsInvalid, ResultInvalid, UnsupportedFeature
+from que.handle import Handle, Sending
+from que.model import Delivery, Priority
+from que.options import NO_OPTIONS, CallOptions, Options
+from que.outcome import Outcome, Sent
+from que.portal import BlockingHandle, BlockingSending
+from que.serializer import JSON, PayloadError, Serializer
+from que.signature import checked_name, positional, type_name
+
+ParamsT = TypeVar("ParamsT")
+ResultT = TypeVar("ResultT")
+StateT = TypeVar("StateT", default=None)
+StateT_co = TypeVar("StateT_co", covariant=True, default=None)
+P = ParamSpec("P")
+
+
+class Blocking(Protocol):
+    """What a `def` handler may do with other jobs from its thread: BlockingQue is one."""
+
+    def submit(
+        self, job: "Job[ParamsT, ResultT]", params: ParamsT, /, **options: Unpack[CallOptions]
+    ) -> BlockingHandle[ResultT]: ...
+    def send(
+        self, job: "Job[ParamsT, ResultT]", params: ParamsT, /, **options: Unpack[CallOptions]
+    ) -> BlockingSending: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all runs of one consumer share.
+
+    `progress` and `chunks` are None where the driver named `driver` has no such channel. `thread` is the loop's ident.
+    `blocking` opens the sync face.
+    """
+
+    driver: str
+    loop: asyncio.AbstractEventLoop
+    thread: int
+    progress: Emits | None
+    chunks: Emits | None
+    blocking: Callable[[], Blocking]
+
+
+class Context(Generic[StateT_co]):
+    """One run of a job, as its handler sees it; `Context("name", state=…)` makes one for a unit test.
+
+    `job`: its name. `job_id`: the submitter's id where the engine carries it. `attempt`: 1 for the first run, None
+    where the engine cannot count. `deadline`: the loop's time at which the run is stopped, or None.
+    `cancelled`: becomes true when the run is no longer wanted; an `async def` handler gets CancelledError, a `def`
+    handler has to look. `state`: what the app's lifespan yielded.
+    """
+
+    __slots__ = ("_delivery", "_surroundings", "attempt", "cancelled", "deadline", "job", "job_id", "state")
+
+    def __init__(
+        self,
+        job: str,
+        *,
+        state: StateT_co,
+        job_id: str = "",
+        attempt: int | None = None,
+        surroundings: Surroundings | None = None,
+        delivery: Delivery | None = None,
+    ) -> None:
+        self.job = job
+        self.state = state
+        self.job_id = job_id
+        self.attempt = attempt
+        self.deadline: float | None = None
+        self.cancelled = False
+        self._surroundings = surroundings
+        self._delivery = delivery
+
+    @property
+    def blocking(self) -> Blocking:
+        """The sync face of the app, for a `def` handler that submits jobs; raises NotConnected outside a worker."""
+        if self._surroundings is None:
+            raise NotConnected("a context made by hand belongs to no worker, so there is nothing to submit to")
+        return self._surroundings.blocking()
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell the submitter that `done` of `total` is done; raises UnsupportedFeature where the engine cannot."""
+        if (site := self._surroundings) is not None:
+            self._emit(self._channel(site.progress, "progress").progress, done, total)
+
+    def warn(self, text: str) -> None:
+        """Warn the submitter; the job goes on. Raises UnsupportedFeature where the engine cannot."""
+        if (site := self._surroundings) is not None:
+            self._emit(self._channel(site.progress, "warnings").warned, text)
+
+    def send_chunk(self, data: bytes) -> None:
+        """Send the submitter a part of the result; raises UnsupportedFeature where the engine cannot."""
+        if (site := self._surroundings) is not None:
+            self._emit(self._channel(site.chunks, "chunks").chunk, data)
+
+    def _channel(self, emits: Emits | None, feature: str) -> Emits:
+        assert self._surroundings is not None
+        if emits is None:
+            raise UnsupportedFeature(self._surroundings.driver, feature, "return it as part of the result")
+        return emits
+
+    def _emit(self, verb: Callable[Concatenate[Delivery, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call `verb` in the worker's loop, which a `def` handler's thread is not in."""
+        assert self._surroundings is not None
+        assert self._delivery is not None
+        if threading.get_ident() == self._surroundings.thread:
+            verb(self._delivery, *args, **kwargs)
+        else:
+            self._surroundings.loop.call_soon_threadsafe(verb, self._delivery, *args)
+
+
+Next = Callable[[object], Awaitable[object]]
+Middleware = Callable[[Context[StateT], object, Next], Awaitable[object]]
+
+
+class Submitter(Protocol):
+    """What a job needs of the app that it belongs to; `options` are already merged with the job's own."""
+
+    def submit(self, job: "Job[ParamsT, ResultT]", params: ParamsT, options: Options, /) -> Handle[ResultT]: ...
+    def send(self, job: "Job[ParamsT, ResultT]", params: ParamsT, options: Options, /) -> Sending: ...
+    def map(
+        self, job: "Job[ParamsT, ResultT]", items: Iterable[ParamsT] | AsyncIterable[ParamsT], in_flight: int, /
+    ) -> AsyncIterator[Outcome[ParamsT, ResultT]]: ...
+    async def send_many(
+        self, job: "Job[ParamsT, ResultT]", items: Iterable[ParamsT] | AsyncIterable[ParamsT], in_flight: int, /
+    ) -> Sent[ParamsT]: ...
+
+
+class JobOptions(TypedDict, total=False):
+    """The keywords of a declaration.
+
+    `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW. The rest
+    are defaults of each call, and `middleware` goes around this job's handler, inside the app's.
+    """
+
+    driver: str | None
+    serializer: Serializer
+    priority: Priority | None
+    expires: float | None
+    run_timeout: float | None
+    middleware: Sequence[Middleware[Never]]
+
+
+Call = Callable[[object, Context[object]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler in one shape: `call(params, context)`, whatever the user's looks like.
+
+    `is_async`: the call gives a coroutine. `wants_context`: the user's function looks at the context.
+    """
+
+    call: Call
+    is_async: bool
+    wants_context: bool
+
+
+def shape_of(function: Callable[..., object]) -> Handler:
+    """Return `function` as a Handler; raises ConfigurationError unless it takes (params) or (params, context)."""
+    parameters = positional(function)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ is a coroutine function
+    )
+    if len(parameters) == 2:
+        return Handler(function, is_async, wants_context=True)
+    return Handler(lambda params, context: function(params), is_async, wants_context=False)
+
+
+class Job(Generic[ParamsT, ResultT]):
+    """A declaration: a name on the wire, the types on both sides, options, and, where it is worked, a handler.
+
+    Raises InvalidName for a name that no engine could carry, ConfigurationError for a type that the serializer cannot.
+    """
+
+    @overload
+    def __init__(
+        self: "Job[ParamsT, None]",
+        name: str,
+        params_type: type[ParamsT],
+        result_type: None,
+        /,
+        **options: Unpack[JobOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        params_type: type[ParamsT],
+        result_type: type[ResultT],
+        /,
+        **options: Unpack[JobOptions],
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        params_type: object,
+        result_type: object,
+        /,
+        *,
+        driver: str | None = None,
+        serializer: Serializer = JSON,
+        priority: Priority | None = None,
+        expires: float | None = None,
+        run_timeout: float | None = None,
+        middleware: Sequence[Middleware[Never]] = (),
+    ) -> None:
+        self.name = checked_name(name)
+        self.params_type = params_type
+        self.result_type = NoneType if result_type is None else result_type
+        self.driver = driver
+        self.serializer = serializer
+        self.middleware = tuple(middleware)
+        self.options = NO_OPTIONS
+        if (priority, expires, run_timeout) != (None, None, None):
+            self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout)
+        self.worked_by: Handler | None = None
+        self._submitter: Submitter | None = None
+        try:
+            self._params = serializer.codec(params_type, "params")
+            self._result = serializer.codec(self.result_type, "result")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"job {name!r}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name!r}: {type_name(self.params_type)} -> {type_name(self.result_type)}>"
+
+    async def __call__(self, params: ParamsT, context: Context[StateT] | None = None, /) -> ResultT:
+        """Run the handler here and return its result, without an engine: for unit tests.
+
+        Raises ConfigurationError if this process has no handler for the job.
+        """
+        if self.worked_by is None:
+            raise ConfigurationError(f"job {self.name!r} has no handler in this process")
+        given = Context[object](self.name, state=None) if context is None else cast(Context[object], context)
+        result = self.worked_by.call(params, given)
+        return cast(ResultT, await result if inspect.isawaitable(result) else result)
+
+    @overload
+    def handler(self, function: Callable[[ParamsT], Awaitable[ResultT]], /) -> "Job[ParamsT, ResultT]": ...
+    @overload
+    def handler(
+        self, function: Callable[[ParamsT, Context[StateT]], Awaitable[ResultT]], /
+    ) -> "Job[ParamsT, ResultT]": ...
+    @overload
+    def handler(self, function: Callable[[ParamsT], ResultT], /) -> "Job[ParamsT, ResultT]": ...
+    @overload
+    def handler(self, function: Callable[[ParamsT, Context[StateT]], ResultT], /) -> "Job[ParamsT, ResultT]": ...
+    def handler(self, function: Callable[..., object], /) -> "Job[ParamsT, ResultT]":
+        """Let `function` work this job in this process; used as a decorator. Raises ConfigurationError if one does."""
+        self.work_by(shape_of(function))
+        return self
+
+    def work_by(self, handler: Handler) -> None:
+        """Let `handler` work this job; raises ConfigurationError if another one does."""
+        if self.worked_by is not None:
+            raise ConfigurationError(f"job {self.name!r} already has a handler")
+        self.worked_by = handler
+
+    def bind(self, submitter: Submitter) -> None:
+        """Let `submitter` carry this job; raises ConfigurationError if it belongs to another app."""
+        if self._submitter is not None and self._submitter is not submitter:
+            raise ConfigurationError(f"job {self.name!r} already belongs to another app")
+        self._submitter = submitter
+
+    def _bound(self) -> Submitter:
+        if self._submitter is None:
+            raise NotBound(self.name)
+        return self._submitter
+
+    def submit(self, params: ParamsT, /, **options: Unpack[CallOptions]) -> Handle[ResultT]:
+        """Return a Handle at once; the job leaves with everything else submitted in this loop tick.
+
+        Raises what is known now: NotBound, NotConnected, WrongLoop, UnsupportedFeature, Overloaded, ParamsInvalid.
+        What the engine says arrives at the await.
+        """
+        submitter = self._submitter
+        if submitter is None:
+            raise NotBound(self.name)
+        return submitter.submit(self, params, self.merged(options) if options else self.options)
+
+    def send(self, params: ParamsT, /, **options: Unpack[CallOptions]) -> Sending:
+        """Return an awaitable Receipt at once; when it arrives, the engine owns the job, and nobody waits for a result.
+
+        Raises at the call what submit() raises. A refusal that nobody awaits is logged.
+        """
+        submitter = self._submitter
+        if submitter is None:
+            raise NotBound(self.name)
+        return submitter.send(self, params, self.merged(options) if options else self.options)
+
+    def merged(self, options: CallOptions) -> Options:
+        """Return one call's options over the job's own; raises ConfigurationError for a value that cannot be meant."""
+        return Options(**options).over(self.options)
+
+    def submit_many(self, items: Iterable[ParamsT], /) -> list[Handle[ResultT]]:
+        """Return a Handle for each item, in order; all leave in one batch. Raises what submit() raises."""
+        submitter = self._bound()
+        return [submitter.submit(self, params, self.options) for params in items]
+
+    def map(
+        self, items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
+    ) -> AsyncIterator[Outcome[ParamsT, ResultT]]:
+        """Yield an Outcome for each item as it is done, in the order in which they end.
+
+        At most `in_flight` jobs are on their way, so `items` may be endless. Leaving the loop early abandons the
+        jobs under way; they still run.
+        """
+        return self._bound().map(self, items, in_flight)
+
+    async def send_many(
+        self, items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
+    ) -> Sent[ParamsT]:
+        """Send each item and return how many the engine took, and each that it did not, with the error.
+
+        At most `in_flight` jobs wait for their acceptance, so `items` may be of any length.
+        """
+        return await self._bound().send_many(self, items, in_flight)
+
+    def dump_params(self, params: ParamsT, /) -> bytes:
+        """Return the encoded params; raises ParamsInvalid with the path and the reason."""
+        try:
+            return self._params.encode(params)
+        except PayloadError as error:
+            raise ParamsInvalid(f"job {self.name!r}: {error}") from error
+
+    def load_params(self, payload: bytes, /) -> ParamsT:
+        """Return the params that `payload` holds; raises ParamsInvalid."""
+        try:
+            return cast(ParamsT, self._params.decode(payload))
+        except PayloadError as error:
+            raise ParamsInvalid(str(error)) from error
+
+    def dump_result(self, result: object, /) -> bytes:
+        """Return the encoded result; raises ResultInvalid."""
+        try:
+            return self._result.encode(result)
+        except PayloadError as error:
+            raise ResultInvalid(str(error)) from error
+
+    def load_result(self, payload: bytes, /) -> ResultT:
+        """Return the result that `payload` holds; raises ResultInvalid."""
+        try:
+            return cast(ResultT, self._result.decode(payload))
+        except PayloadError as error:
+            raise ResultInvalid(f"job {self.name!r}: {error}") from error

@@ -1,0 +1,66 @@
+"""Middleware: a function around the next one, and around all of them the handler.
+
+`async def middleware(context, params, call_next)` awaits `call_next(params)` for the result, and may look at it, change
+it, raise, or not call on at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Never, cast
+
+from que.errors import JobTimeout
+from que.job import Context, Middleware, Next
+
+Step = Callable[[object, Context[object]], Awaitable[object]]
+
+_log = logging.getLogger("que.jobs")
+
+
+class RunTimeout(JobTimeout):
+    """This run, not one that it waits for, took longer than it may."""
+
+
+def chain(middleware: Iterable[Middleware[Never]], handler: Step) -> Step:
+    """Return `handler` with `middleware` around it, the first one outermost."""
+    step = handler
+    for each in reversed(list(middleware)):
+        step = _around(cast(Middleware[object], each), step)
+    return step
+
+
+def _around(middleware: Middleware[object], step: Step) -> Step:
+    def call(params: object, context: Context[object]) -> Awaitable[object]:
+        return middleware(context, params, lambda changed: step(changed, context))
+
+    return call
+
+
+def deadline(seconds: float) -> Middleware[object]:
+    """Return a middleware that cancels the run after `seconds` and fails it with JobTimeout."""
+
+    async def stop_at_deadline(context: Context[object], params: object, call_next: Next) -> object:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                context.deadline = limit.when()
+                return await call_next(params)
+        except TimeoutError:
+            if limit.expired():
+                raise RunTimeout(f"the run took longer than its run_timeout of {seconds:g} s") from None
+            raise
+
+    return stop_at_deadline
+
+
+async def log_runs(context: Context[object], params: object, call_next: Next) -> object:
+    """Log one line per run to the logger "que.jobs": its job, id, duration, and what it raised; never its params."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        result = await call_next(params)
+    except BaseException as error:
+        _log.warning("%s %s: %s after %.3f s", context.job, context.job_id, type(error).__name__, clock() - start)
+        raise
+    _log.info("%s %s: done after %.3f s", context.job, context.job_id, clock() - start)
+    return result

@@ -1,0 +1,48 @@
+"""What the calls for many jobs answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from que.handle import Handle
+
+ParamsT = TypeVar("ParamsT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[ParamsT, ResultT]):
+    """One item of map(): its params, and its result or the error that came instead."""
+
+    params: ParamsT
+    handle: Handle[ResultT]
+
+    @property
+    def error(self) -> Exception | None:
+        """What went wrong, or None."""
+        try:
+            self.result  # noqa: B018 - asking is what raises
+        except Exception as error:
+            return error
+        return None
+
+    @property
+    def result(self) -> ResultT:
+        """The result; raises the error if there is one."""
+        return self.handle.peek()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[ParamsT]):
+    """One item of send_many() that the engine did not take, and why."""
+
+    params: ParamsT
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Sent(Generic[ParamsT]):
+    """What send_many() did: how many the engine took, and each that it did not."""
+
+    accepted: int
+    refused: Sequence[Refused[ParamsT]]
