@@ -26,10 +26,10 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 _UNFIT = re.compile(rb"[\x00-\x20\x7f]")
 _ERROR_CODE = re.compile(r"([A-Z]+(?:_[A-Z]+)+)(?: (.*))?")
 
-ReplyT = TypeVar("ReplyT")
+Reply_co = TypeVar("Reply_co", covariant=True)
 RowT = TypeVar("RowT")
 # Takes the lines of one answer, without their ends; gives the answer with the line that completes it, None before.
-LineReader: TypeAlias = Callable[[str], ReplyT | None]
+LineReader: TypeAlias = Callable[[str], Reply_co | None]
 
 
 class CommandRefused(QueError):
@@ -93,7 +93,7 @@ class JobInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Command(Generic[ReplyT]):
+class Command(Generic[Reply_co]):
     """A text command ready to be sent, CRLF included, and how its answer is read.
 
     `answers` are the errors that are answers, by code or text. A `spoofable` answer holds text that clients chose and
@@ -101,25 +101,25 @@ class Command(Generic[ReplyT]):
     """
 
     line: bytes
-    reader: Callable[[], LineReader[ReplyT]]
-    answers: Mapping[str, ReplyT]
+    reader: Callable[[], LineReader[Reply_co]]
+    answers: Mapping[str, Reply_co]
     spoofable: bool = False
 
 
-class Reply(Generic[ReplyT]):
+class Reply(Generic[Reply_co]):
     """The answer to one command, read from bytes in any chunks; at most `max_bytes` are kept.
 
     `complete` tells that `value` can be taken; `leftover` holds the bytes that came after the answer.
     """
 
-    def __init__(self, command: Command[ReplyT], max_bytes: int = MAX_REPLY_BYTES) -> None:
+    def __init__(self, command: Command[Reply_co], max_bytes: int = MAX_REPLY_BYTES) -> None:
         self._command = command
         self._read = command.reader()
         self._max_bytes = max_bytes
         self._seen_bytes = 0
         self._partial = bytearray()
         self._first = True
-        self._value: ReplyT | None = None
+        self._value: Reply_co | None = None
 
     @property
     def complete(self) -> bool:
@@ -127,7 +127,7 @@ class Reply(Generic[ReplyT]):
         return self._value is not None
 
     @property
-    def value(self) -> ReplyT:
+    def value(self) -> Reply_co:
         """The answer; ValueError before it is complete."""
         if self._value is None:
             raise ValueError("the answer is not complete yet")
@@ -167,7 +167,7 @@ class Reply(Generic[ReplyT]):
             self._value = self._read(text[:-1].removesuffix("\r"))
         self._first = False
 
-    def _refused(self, text: str) -> ReplyT:
+    def _refused(self, text: str) -> Reply_co:
         coded = _ERROR_CODE.fullmatch(text)
         code, words = (coded[1], unquote_plus(coded[2] or "")) if coded else ("", text)
         answer = self._command.answers.get(code or words)
@@ -308,7 +308,7 @@ def _listing(*words: str, row: Callable[[str], RowT], spoofable: bool = False) -
     return Command(command_line(*words), reader, {}, spoofable)
 
 
-def _single(*words: str, read: Callable[[str], ReplyT], answers: Mapping[str, ReplyT] | None = None) -> Command[ReplyT]:
+def _single(*words: str, read: Callable[[str], Reply_co], answers: Mapping[str, Reply_co] | None = None) -> Command[Reply_co]:
     return Command(command_line(*words), lambda: read, answers or {})
 
 
