@@ -6,7 +6,7 @@ not whole are kept, and nothing else is; after an error it stays failed. `_wire_
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final
+from typing import Final, final
 
 from que.errors import ProtocolError
 from que.gearman.packets import (
@@ -17,6 +17,7 @@ from que.gearman.packets import (
     MAX_LEADING_BYTES,
     RECEIVE_BUFFER_BYTES,
     Magic,
+    PacketType,
     arrival_fault,
     header_fault,
     refusal,
@@ -30,11 +31,19 @@ _unpack_head: Final = _HEADER.unpack_from
 _MAGICS: Final = (Magic.REQUEST, Magic.RESPONSE)
 _COUNTS: Final = {int(kind): len(layout) for kind, layout in LAYOUTS.items()}
 _WITH_DATA: Final = frozenset(int(kind) for kind, layout in LAYOUTS.items() if layout and layout[-1].data)
-# No argument can be over its own limit where all but the data are within this together.
-_SURELY_SHORT: Final = {
-    int(kind): min((argument.max_bytes for argument in layout if not argument.data), default=MAX_LEADING_BYTES)
-    for kind, layout in LAYOUTS.items()
-}
+# A packet without arguments is the same value each time.
+_BARE: Final[dict[int, tuple[int, tuple[bytes, ...]]]] = {kind: (kind, ()) for kind in _COUNTS}
+# This much is looked at as bytes at a time: slices of bytes cost half of what slices of a memoryview do.
+_WINDOW_BYTES: Final = 2 * MAX_LEADING_BYTES
+
+
+def _rule(magic: bytes, kind: int) -> tuple[int, bytes, int]:
+    """Return the argument count, the first 8 bytes, and up to where what precedes the data needs no look at lengths."""
+    shortest = min((argument.max_bytes for argument in LAYOUTS[PacketType(kind)] if not argument.data), default=0)
+    return _COUNTS[kind], magic + kind.to_bytes(4, "big"), shortest if kind in _WITH_DATA else -1
+
+
+_RULES: Final = {magic: {kind: _rule(magic, kind) for kind in _COUNTS} for magic in _MAGICS}
 
 
 def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFAULT_MAX_PAYLOAD) -> bytes:
@@ -45,24 +54,31 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
     Source: gearmand PROTOCOL, "Binary Packet".
     """
     try:
-        count = _COUNTS[kind]
+        count, head, surely_short = _RULES[magic][kind]
         body = b"\0".join(args)
     except (KeyError, TypeError):
         raise refusal(magic, kind, args, None, max_payload) from None
     size = len(body)
-    if len(args) != count or magic not in _MAGICS:
+    if len(args) != count:
         raise refusal(magic, kind, args, None, max_payload)
-    if count:
-        data_bytes = len(args[-1]) if kind in _WITH_DATA else 0
-        leading_bytes = size - data_bytes
-        if (
-            body.count(0, 0, leading_bytes) != count - 1
-            or (leading_bytes > _SURELY_SHORT[kind] and _over_limits(kind, args, leading_bytes))
-            or data_bytes > max_payload
-            or size > MAX_BODY_BYTES
-        ):
-            raise refusal(magic, kind, args, None, max_payload)
-    return _pack_head(magic, kind, size) + body
+    # Most packets pass this: short names, no NUL anywhere. What does not is checked argument by argument.
+    if size and (size - len(args[-1]) > surely_short or size > max_payload or body.count(b"\0") >= count):
+        _check(magic, kind, args, size, max_payload)
+    return b"".join((head, size.to_bytes(4, "big"), body))
+
+
+def _check(magic: bytes, kind: int, args: Sequence[bytes], size: int, max_payload: int) -> None:
+    data_bytes = len(args[-1]) if kind in _WITH_DATA else 0
+    leading = args[:-1] if kind in _WITH_DATA else args
+    if _breaks(kind, leading, size - data_bytes) or data_bytes > max_payload or size > MAX_BODY_BYTES:
+        raise refusal(magic, kind, args, None, max_payload)
+
+
+def _breaks(kind: int, leading: Sequence[bytes], leading_bytes: int) -> bool:
+    return leading_bytes > MAX_LEADING_BYTES or any(
+        0 in value or len(value) > argument.max_bytes
+        for argument, value in zip(LAYOUTS[PacketType(kind)], leading, strict=False)
+    )
 
 
 def pack_header(
@@ -78,25 +94,13 @@ def pack_header(
     except TypeError:
         raise refusal(magic, kind, leading, data_bytes, max_payload) from None
     size = len(body) + data_bytes
-    if (
-        not whole
-        or body.count(0) != len(leading)
-        or _over_limits(kind, leading, len(body))
-        or not 0 <= data_bytes <= max_payload
-        or size > MAX_BODY_BYTES
-    ):
+    broken = not whole or _breaks(kind, leading, len(body))
+    if broken or not 0 <= data_bytes <= max_payload or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, leading, data_bytes, max_payload)
     return _pack_head(magic, kind, size) + body
 
 
-def _over_limits(kind: int, args: Sequence[bytes], leading_bytes: int) -> bool:
-    return leading_bytes > MAX_LEADING_BYTES or any(
-        len(value) > argument.max_bytes
-        for argument, value in zip(LAYOUTS[kind], args, strict=False)  # type: ignore[index]  # an int finds its IntEnum
-        if not argument.data
-    )
-
-
+@final
 class Parser:
     """Received bytes in, whole packets out, as `(type, arguments)`; fit for asyncio.BufferedProtocol.
 
@@ -108,23 +112,21 @@ class Parser:
     the packets that this call completed before it are in `salvaged`. Every later call raises the same again.
     """
 
-    __slots__ = ("_base", "_failure", "_filled", "_magic", "_max_payload", "_needed", "_salvaged", "_view")
+    __slots__ = ("_buffer", "_failure", "_magic", "_max_payload", "_salvaged")
 
     def __init__(self, magic: bytes, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
+        if magic not in _MAGICS:
+            raise ValueError(f"unknown magic {magic!r}: use Magic.REQUEST or Magic.RESPONSE")
         self._magic = magic
         self._max_payload = max(0, min(max_payload, MAX_BODY_BYTES - MAX_LEADING_BYTES))
-        self._base = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
-        self._view = self._base
-        self._filled = 0
-        # Fewer bytes than this decide nothing, so they are not looked at: this keeps tiny chunks linear.
-        self._needed = HEADER_BYTES
+        self._buffer = _Buffer()
         self._failure: str | None = None
         self._salvaged: list[tuple[int, tuple[bytes, ...]]] = []
 
     @property
     def buffered(self) -> int:
         """How many bytes of an incomplete packet are held."""
-        return self._filled
+        return self._buffer.filled
 
     @property
     def salvaged(self) -> list[tuple[int, tuple[bytes, ...]]]:
@@ -133,12 +135,25 @@ class Parser:
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to write what arrives next, never empty; buffer_updated() then says how much was written."""
-        return self._view[self._filled :]
+        return self._buffer.view[self._buffer.filled :]
 
     def buffer_updated(self, nbytes: int) -> list[tuple[int, tuple[bytes, ...]]]:
         """Return the packets that `nbytes` more bytes in the buffer made whole. Raises ProtocolError, see the class."""
-        packets: list[tuple[int, tuple[bytes, ...]]] = []
-        self._advance(nbytes, packets)
+        buffer, packets = self._buffer, list[tuple[int, tuple[bytes, ...]]]()
+        room = len(buffer.view) - buffer.filled
+        if not 0 <= nbytes <= room:
+            raise ValueError(f"{nbytes} bytes cannot have been written to a buffer of {room}")
+        if self._failure is not None:
+            raise ProtocolError(self._failure)
+        buffer.filled += nbytes
+        if buffer.filled < buffer.needed:
+            return packets
+        try:
+            consumed, needed = _parse(buffer.view[: buffer.filled], self._magic, self._max_payload, packets)
+        except ProtocolError as error:
+            self._failure, self._salvaged, self._buffer = str(error), packets, _Buffer()
+            raise
+        buffer.keep(consumed, needed)
         return packets
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, tuple[bytes, ...]]]:
@@ -146,72 +161,114 @@ class Parser:
         packets: list[tuple[int, tuple[bytes, ...]]] = []
         rest = memoryview(data).cast("B")
         while True:
-            step = min(len(rest), len(self._view) - self._filled)
-            self._view[self._filled : self._filled + step] = rest[:step]
-            self._advance(step, packets)
+            room = self.get_buffer(-1)
+            step = min(len(rest), len(room))
+            room[:step] = rest[:step]
+            try:
+                packets += self.buffer_updated(step)
+            except ProtocolError:
+                self._salvaged[:0] = packets
+                raise
             rest = rest[step:]
             if not rest:
                 return packets
 
-    def _advance(self, nbytes: int, packets: list[tuple[int, tuple[bytes, ...]]]) -> None:
-        if not 0 <= nbytes <= len(self._view) - self._filled:
-            raise ValueError(f"{nbytes} bytes cannot have been written to a buffer of {len(self._view) - self._filled}")
-        if self._failure is not None:
-            raise ProtocolError(self._failure)
-        self._filled += nbytes
-        if self._filled < self._needed:
-            return
-        try:
-            consumed = self._parse(packets)
-        except ProtocolError as error:
-            self._failure = str(error)
-            self._salvaged = packets
-            self._view, self._filled = self._base, 0
-            raise
-        self._keep(consumed)
 
-    def _parse(self, packets: list[tuple[int, tuple[bytes, ...]]]) -> int:
-        view, end, expected = self._view, self._filled, self._magic
-        args: tuple[bytes, ...]
-        start = 0
-        self._needed = HEADER_BYTES
-        while end - start >= HEADER_BYTES:
-            magic, kind, size = _unpack_head(view, start)
-            count = _COUNTS.get(kind, -1)
-            if magic != expected or count < 0 or (size and size > self._most(kind)):
-                raise header_fault(expected, magic, kind, size, self._max_payload)
-            body = start + HEADER_BYTES
-            stop = body + size
-            if stop > end:
-                self._needed = HEADER_BYTES + size
+class _Buffer:
+    """One incomplete packet at most, from the start of `view`; fewer than `needed` bytes decide nothing.
+
+    Because of `needed` a packet that trickles in byte by byte is looked at when its header is whole and when it is
+    itself, and what is kept moves once: the work is linear in the bytes, whatever the chunks.
+    """
+
+    __slots__ = ("_base", "filled", "needed", "view")
+
+    def __init__(self) -> None:
+        self._base: memoryview = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self.view: memoryview = self._base
+        self.filled = 0
+        self.needed = HEADER_BYTES
+
+    def keep(self, consumed: int, needed: int) -> None:
+        rest = self.filled - consumed
+        room: memoryview = self._base if needed <= RECEIVE_BUFFER_BYTES else memoryview(bytearray(needed))
+        if rest and (consumed or room is not self.view):
+            room[:rest] = self.view[consumed : self.filled]
+        self.view, self.filled, self.needed = room, rest, needed
+
+
+def _parse(
+    view: memoryview, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
+) -> tuple[int, int]:
+    """Return how many bytes of `view` the new `packets` took, and how many bytes from there on decide something."""
+    start, end = 0, len(view)
+    plain_bytes = min(max_payload, MAX_LEADING_BYTES)
+    while end - start >= HEADER_BYTES:
+        # A buffer that was made for one packet holds nothing plain.
+        if end <= RECEIVE_BUFFER_BYTES:
+            start += _parse_plain(view[start : start + _WINDOW_BYTES].tobytes(), magic, plain_bytes, packets)
+            if end - start < HEADER_BYTES:
                 break
-            if size > MAX_LEADING_BYTES:
-                args = _split_large(view[body:stop], count)
-            else:
-                args = tuple(view[body:stop].tobytes().split(b"\0", count - 1)) if count else ()
-            if len(args) != count or (size > self._max_payload and self._is_over(kind, args)):
-                raise arrival_fault(kind, args, self._max_payload)
-            packets.append((kind, args))
-            start = stop
-        return start
-
-    def _most(self, kind: int) -> int:
-        if kind in _WITH_DATA:
-            return self._max_payload + MAX_LEADING_BYTES
-        return MAX_LEADING_BYTES if _COUNTS[kind] else 0
-
-    def _is_over(self, kind: int, args: tuple[bytes, ...]) -> bool:
-        return kind in _WITH_DATA and len(args[-1]) > self._max_payload
-
-    def _keep(self, consumed: int) -> None:
-        rest = self._filled - consumed
-        room = self._base if self._needed <= RECEIVE_BUFFER_BYTES else memoryview(bytearray(self._needed))
-        if rest and (consumed or room is not self._view):
-            room[:rest] = self._view[consumed : self._filled]
-        self._view, self._filled = room, rest
+        size = _checked_size(view, start, magic, max_payload)
+        stop = start + HEADER_BYTES + size
+        if stop > end:
+            return start, HEADER_BYTES + size
+        packets.append(_parse_one(view[start:stop], max_payload))
+        start = stop
+    return start, HEADER_BYTES
 
 
-def _split_large(body: memoryview, count: int) -> tuple[bytes, ...]:
+def _checked_size(view: memoryview, start: int, expected: bytes, max_payload: int) -> int:
+    magic, kind, size = _header_at(view, start)
+    most = MAX_LEADING_BYTES if _COUNTS.get(kind) else 0
+    if kind in _WITH_DATA:
+        most += max_payload
+    if magic != expected or kind not in _COUNTS or size > most:
+        raise header_fault(expected, magic, kind, size, max_payload)
+    return size
+
+
+def _parse_one(packet: memoryview, max_payload: int) -> tuple[int, tuple[bytes, ...]]:
+    _, kind, _ = _header_at(packet, 0)
+    args = _split(packet[HEADER_BYTES:], _COUNTS[kind])
+    if len(args) != _COUNTS[kind] or (kind in _WITH_DATA and len(args[-1]) > max_payload):
+        raise arrival_fault(kind, args, max_payload)
+    return kind, args
+
+
+def _parse_plain(window: bytes, magic: bytes, most: int, packets: list[tuple[int, tuple[bytes, ...]]]) -> int:
+    """Return where the first packet starts that is not whole, or not plain; those before it are in `packets`.
+
+    Plain is a right packet of at most `most` bytes. This loop is the cost of a small packet, hence its shape.
+    """
+    at, end, append = 0, len(window), packets.append
+    while end - at >= HEADER_BYTES:
+        found, kind, size = _unpack_head(window, at)
+        body = at + HEADER_BYTES
+        stop = body + size
+        if stop > end or size > most or found != magic or kind not in _COUNTS:
+            break
+        if count := _COUNTS[kind]:
+            args = tuple(window[body:stop].split(b"\0", count - 1))
+            if len(args) != count:
+                break
+            append((kind, args))
+        elif size:
+            break
+        else:
+            append(_BARE[kind])
+        at = stop
+    return at
+
+
+def _header_at(view: memoryview, start: int) -> tuple[bytes, int, int]:
+    magic, kind, size = _unpack_head(view, start)
+    return magic, kind, size
+
+
+def _split(body: memoryview, count: int) -> tuple[bytes, ...]:
+    if count == 0:
+        return ()
     # The NULs are looked for in what may precede the data, so that a payload is copied once and never searched.
     *args, tail = body[:MAX_LEADING_BYTES].tobytes().split(b"\0", count - 1)
     data_at = min(len(body), MAX_LEADING_BYTES) - len(tail)

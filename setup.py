@@ -1,0 +1,63 @@
+"""The compiled twin of the Gearman codec, and the switch QUE_EXTENSION: 1 insists, 0 leaves it out, unset tries.
+
+QUE_EXTENSION_CHECKS=1 builds it with bounds, None and assertion checks, for tests/sanitize.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SWITCH = os.environ.get("QUE_EXTENSION", "")
+CHECKED = os.environ.get("QUE_EXTENSION_CHECKS") == "1"
+
+
+class OptionalBuildExt(build_ext):
+    """Leaves an optional extension out with a warning where it cannot be built; que then runs on the pure codec."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            build_ext.build_extension(self, ext)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+        except Exception as error:
+            if not ext.optional:
+                raise
+            _fall_back(error)
+
+
+def _fall_back(error: Exception) -> None:
+    warnings.warn(
+        f"que is installed without its compiled codec, at a third of the speed: {error}. "
+        "Install a C compiler and Python's headers; QUE_EXTENSION=0 silences this, QUE_EXTENSION=1 makes it an error.",
+        stacklevel=1,
+    )
+
+
+def _extensions() -> list[Extension]:
+    extension = Extension(
+        "que.gearman._wire_c",
+        ["src/que/gearman/_wire_c.pyx"],
+        optional=SWITCH != "1",
+        define_macros=[] if CHECKED else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    )
+    checks = {"boundscheck": CHECKED, "wraparound": CHECKED, "nonecheck": CHECKED, "initializedcheck": CHECKED}
+    directives = {"language_level": 3, "binding": True, "cdivision": True, **checks}
+    cythonize: Callable[..., list[Extension]] = import_module("Cython.Build").cythonize
+    return cythonize([extension], compiler_directives=directives, force=CHECKED)
+
+
+def _chosen_extensions() -> list[Extension]:
+    if SWITCH == "0":
+        return []
+    if SWITCH == "1":
+        return _extensions()
+    try:
+        return _extensions()
+    except Exception as error:
+        _fall_back(error)
+        return []
+
+
+setup(ext_modules=_chosen_extensions(), cmdclass={"build_ext": OptionalBuildExt})
