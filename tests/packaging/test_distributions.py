@@ -95,6 +95,7 @@ def required(pattern: str) -> list[str]:
         "tests/**/*.py",
         "tests/run",
         "stubs/**/*.pyi",
+        "benchmarks/**/*.py",
         "setup.py",
         "CHANGELOG.md",
     ],
