@@ -4,6 +4,7 @@ A difference on another version of the server shows here. Nothing that crashes o
 """
 
 import struct
+from functools import partial
 
 import pytest
 
@@ -56,6 +57,11 @@ def verdict(raw: Raw, kind: int, *args: bytes) -> tuple[int, bytes]:
     """Return the type and the first argument of the answer to a worker's report, which must get one."""
     answer = raw.ask(kind, *args)
     return answer.kind, answer.args[0]
+
+
+def grabs_a_job(raw: Raw) -> bool:
+    """Tell whether a grab gives a job."""
+    return raw.ask(GRAB_JOB_UNIQ).kind == JOB_ASSIGN_UNIQ
 
 
 # What the packets are.
@@ -331,7 +337,7 @@ def test_job_retries_counts_executions_and_ends_in_work_fail(
         handle = client.submit(SUBMIT_JOB, b"f", b"", b"data")
         for _ in range(executions):
             with worker(port, b"f") as raw:
-                wait_until(lambda raw=raw: raw.ask(GRAB_JOB_UNIQ).kind == JOB_ASSIGN_UNIQ, "the job is given out")
+                wait_until(partial(grabs_a_job, raw), "the job is given out")
         assert client.receive() == Packet(WORK_FAIL, [handle])
         with worker(port, b"f") as raw:
             assert raw.ask(GRAB_JOB_UNIQ).kind == NO_JOB
@@ -342,7 +348,7 @@ def test_without_job_retries_a_job_outlives_any_number_of_workers(gearmand: Gear
     handle = client.submit(SUBMIT_JOB, b"outlives", b"", b"data")
     for _ in range(20):
         with worker(gearmand.port, b"outlives") as raw:
-            wait_until(lambda raw=raw: raw.ask(GRAB_JOB_UNIQ).kind == JOB_ASSIGN_UNIQ, "the job is given out")
+            wait_until(partial(grabs_a_job, raw), "the job is given out")
     assert client.ask(GET_STATUS, handle).args[1] == b"1"
 
 

@@ -260,14 +260,16 @@ def test_a_resubmit_that_meets_an_abandoned_job_is_accepted_and_never_run(connec
     assert grabs(raw, 1) == [b"fourth"]
 
 
-def test_an_abandoned_job_does_not_wake_workers(connect: Connect, function: bytes) -> None:
+def test_a_worker_that_goes_to_sleep_sweeps_abandoned_jobs_away(connect: Connect, function: bytes) -> None:
     first, client, watcher, raw = connect(), connect(), connect(), connect(function)
     unique = function + b"-abandoned"
-    first.submit(SUBMIT_JOB, function, unique, b"first")
+    handle = first.submit(SUBMIT_JOB, function, unique, b"first")
     hang_up(first, watcher, unique)
     raw.send(PRE_SLEEP)
-    client.submit(SUBMIT_JOB, function, unique, b"second")
     assert raw.barrier() == []
+    assert client.submit(SUBMIT_JOB, function, unique, b"second") != handle
+    assert raw.receive().kind == NOOP
+    assert grabs(raw, 1) == [b"second"]
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["queued", "running"])

@@ -84,7 +84,11 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A job that the server holds: `retries` so far, whether it is `ignored` (cancelled) and whether it is `queued`."""
+    """A job that the server holds: `retries` is how many workers it lost, `ignored` that nobody will run it any more.
+
+    A job is ignored once it was cancelled or its last client hung up. `queued` is the server's mark of background jobs,
+    waiting or running; a foreground job never has it.
+    """
 
     handle: str
     retries: int
@@ -215,20 +219,28 @@ def pid() -> Command[int]:
 
 
 def cancel(handle: str) -> Command[bool]:
-    """Return the command that takes the queued job `handle` away; its answer is False where there is no such job."""
+    """Return the command that keeps the job `handle` from being run; its answer is False where there is no such job.
+
+    Its clients get WORK_FAIL at once. A running job goes on, and its result still reaches them; a waiting one keeps its
+    unique until a worker asks for jobs (or it is due), and what is submitted with that unique in the meantime is lost.
+    """
     return _single("cancel", "job", _word("job handle", handle), read=_ok, answers={"UNKNOWN_JOB": False})
 
 
 def max_queue(function: str, limit: int) -> Command[bool]:
-    """Return the command that lets at most `limit` jobs of each priority wait for `function`; 0 is without limit.
+    """Return the command that refuses new jobs of `function` while it has `limit` or more; 0 is without limit.
 
-    Without effect, and answered with OK all the same, where the server does not know `function` yet.
+    Waiting and running jobs of all priorities count; a job that coalesces is never refused. Without effect, and
+    answered with OK all the same, where the server does not know `function` yet.
     """
     return _single("maxqueue", _function(function), _limit(limit), read=_ok)
 
 
 def max_queue_by_priority(function: str, *, high: int, normal: int, low: int) -> Command[bool]:
-    """Return the command that lets at most so many jobs of each priority wait for `function`; 0 is without limit."""
+    """Return the command that refuses new jobs of `function` by priority; 0 is without limit.
+
+    A job is refused while `function` has as many jobs, of all priorities together, as the limit of its own priority.
+    """
     limits = (_limit(limit) for limit in (high, normal, low))
     return _single("maxqueue", _function(function), *limits, read=_ok)
 
@@ -308,7 +320,9 @@ def _listing(*words: str, row: Callable[[str], RowT], spoofable: bool = False) -
     return Command(command_line(*words), reader, {}, spoofable)
 
 
-def _single(*words: str, read: Callable[[str], Reply_co], answers: Mapping[str, Reply_co] | None = None) -> Command[Reply_co]:
+def _single(
+    *words: str, read: Callable[[str], Reply_co], answers: Mapping[str, Reply_co] | None = None
+) -> Command[Reply_co]:
     return Command(command_line(*words), lambda: read, answers or {})
 
 

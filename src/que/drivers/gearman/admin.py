@@ -90,15 +90,22 @@ class GearmanAdmin:
         return await self._ask(admin.show_unique_jobs())
 
     async def cancel(self, handle: str) -> bool:
-        """Tell whether the job `handle` was known; it is taken away if it was still queued."""
+        """Keep the job `handle` from being run, and tell whether there was one: its clients get WORK_FAIL at once.
+
+        A running job goes on. A waiting one keeps its unique until a worker asks for jobs, or until it is due: what is
+        submitted with that unique in the meantime is lost.
+        """
         return await self._ask(admin.cancel(handle))
 
     async def max_queue(self, function: str, limit: int) -> None:
-        """At most `limit` jobs of each priority may wait for `function`, if the server knows it; 0 is without limit."""
+        """New jobs of `function` are refused while it has `limit` or more, running ones included; 0 is without limit.
+
+        Without effect where the server does not know `function` yet.
+        """
         await self._ask(admin.max_queue(function, limit))
 
     async def max_queue_by_priority(self, function: str, *, high: int, normal: int, low: int) -> None:
-        """At most so many jobs of each priority may wait for `function`, if the server knows it; 0 is without limit."""
+        """New jobs of a priority are refused while `function` has its limit or more, of all priorities together."""
         await self._ask(admin.max_queue_by_priority(function, high=high, normal=normal, low=low))
 
     async def create_function(self, function: str) -> None:
