@@ -5,6 +5,7 @@ A difference on another version of the server shows here. Nothing that crashes o
 
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -235,10 +236,14 @@ def test_a_unique_of_65_bytes_is_refused(connect: Connect, function: bytes) -> N
     ],
     ids=["GET_STATUS_UNIQUE of 64", "GET_STATUS of 64", "an overflowing epoch"],
 )
-def test_what_is_never_answered(connect: Connect, kind: int, args: tuple[bytes, ...]) -> None:
+def test_what_the_server_cannot_store_is_never_answered_and_may_close_the_connection(
+    connect: Connect, kind: int, args: tuple[bytes, ...]
+) -> None:
     client = connect()
     client.send(kind, *args)
-    assert client.barrier() == []
+    # gearmand closes about one in ten such connections, by a race of its threads.
+    with suppress(EOFError, ConnectionError):
+        assert client.barrier() == []
 
 
 # Clients that go away.
