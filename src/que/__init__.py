@@ -1,1 +1,107 @@
-"""One typed interface to many job queues."""
+"""One typed interface to many job queues: declare a job once, choose the engine with a URL."""
+
+from que.app import Que
+from que.blocking import BlockingQue
+from que.classform import Model
+from que.driver import register_driver
+from que.errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLost,
+    InvalidName,
+    JobCancelled,
+    JobError,
+    JobExpired,
+    JobFailed,
+    JobTimeout,
+    NotBound,
+    NotConnected,
+    NotSent,
+    Overloaded,
+    PacketError,
+    ParamsInvalid,
+    ProtocolError,
+    QueError,
+    QueueFull,
+    Reject,
+    Rejected,
+    ResultInvalid,
+    ResultTimeout,
+    SubmitAmbiguous,
+    SubmitError,
+    UnknownDriver,
+    UnsupportedFeature,
+    WrongLoop,
+)
+from que.handle import Events, Handle, Receipt, Sending, as_completed, gather
+from que.job import Context, Job, Middleware, Next
+from que.middleware import log_runs
+from que.model import Capabilities, Chunk, JobStatus, Lease, Priority, Progress, Support, UniqueScope, Warned
+from que.outcome import Outcome, Refused, Sent
+from que.portal import BlockingHandle, BlockingSending
+from que.serializer import JSON, MSGPACK, RAW, Serializer
+from que.worker import Worker
+
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "RAW",
+    "BlockingHandle",
+    "BlockingQue",
+    "BlockingSending",
+    "Capabilities",
+    "Chunk",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLost",
+    "Context",
+    "Events",
+    "Handle",
+    "InvalidName",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobStatus",
+    "JobTimeout",
+    "Lease",
+    "Middleware",
+    "Model",
+    "Next",
+    "NotBound",
+    "NotConnected",
+    "NotSent",
+    "Outcome",
+    "Overloaded",
+    "PacketError",
+    "ParamsInvalid",
+    "Priority",
+    "Progress",
+    "ProtocolError",
+    "Que",
+    "QueError",
+    "QueueFull",
+    "Receipt",
+    "Refused",
+    "Reject",
+    "Rejected",
+    "ResultInvalid",
+    "ResultTimeout",
+    "Sending",
+    "Sent",
+    "Serializer",
+    "SubmitAmbiguous",
+    "SubmitError",
+    "Support",
+    "UniqueScope",
+    "UnknownDriver",
+    "UnsupportedFeature",
+    "Warned",
+    "Worker",
+    "WrongLoop",
+    "as_completed",
+    "gather",
+    "log_runs",
+    "register_driver",
+]

@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 from collections import deque
-from typing import NoReturn, TypeVar, cast
+from collections.abc import AsyncIterator
+from typing import NoReturn, TypeVar
 
 from que.address import Address
 from que.batch import Batcher
 from que.driver import Cancels, Driver, Inspects
 from que.errors import (
+    JobCancelled,
     JobError,
     JobFailed,
     JobTimeout,
@@ -31,13 +33,20 @@ from que.handle import Handle, Sending
 from que.job import Job
 from que.model import Chunk, Envelope, Failed, JobStatus, Priority, Progress, Warned
 from que.options import Options
+from que.outcome import Outcome, Sent
+from que.stream import Items, map_jobs, send_jobs
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 
 _log = logging.getLogger("que")
 
-_ERRORS: dict[str, type[JobError]] = {"params": ParamsInvalid, "result": ResultInvalid, "timeout": JobTimeout}
+_ERRORS: dict[str, type[JobError]] = {
+    "params": ParamsInvalid,
+    "result": ResultInvalid,
+    "timeout": JobTimeout,
+    "cancelled": JobCancelled,
+}
 
 
 def _new_prefix() -> None:
@@ -149,12 +158,22 @@ class Backend:
         self.dispatch(envelope, sending)
         return sending
 
-    def dispatch(self, envelope: Envelope, promise: "Handle[ResultT] | Sending") -> None:
+    def map(
+        self, job: Job[ParamsT, ResultT], items: Items[ParamsT], in_flight: int
+    ) -> AsyncIterator[Outcome[ParamsT, ResultT]]:
+        """Yield an Outcome for each item as it ends, with at most `in_flight` under way."""
+        return map_jobs(lambda params: self.submit(job, params, job.options), items, in_flight, self.drain)
+
+    async def send_many(self, job: Job[ParamsT, ResultT], items: Items[ParamsT], in_flight: int) -> Sent[ParamsT]:
+        """Send each item, with at most `in_flight` waiting for their acceptance."""
+        return await send_jobs(lambda params: self.send(job, params, job.options), items, in_flight, self.drain)
+
+    def dispatch(self, envelope: Envelope, promise: Handle[object] | Sending) -> None:
         """Let a prepared job leave, and `promise` hear of it; only in the loop."""
         if self._batcher is None:
             promise.settle_failed(NotSent(f"{self.address} was disconnected before the job could leave"))
             return
-        self._watched[envelope.id] = cast(Handle[object] | Sending, promise)
+        self._watched[envelope.id] = promise
         self._batcher.add(envelope)
         if self._watch_timeout is not None:
             self._watch(envelope.id, self._watch_timeout)

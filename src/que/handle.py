@@ -82,7 +82,8 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
-Waiter = asyncio.Future[None] | Callable[["Promise[ValueT_co]"], None]
+Callback = Callable[["Promise[object]"], None]
+Waiter = asyncio.Future[None] | Callback
 
 
 class Promise(Generic[ValueT_co]):
@@ -98,7 +99,7 @@ class Promise(Generic[ValueT_co]):
         self._watcher = watcher
         self._value: ValueT_co | _Nothing = _NOTHING
         self._failure: _Failure | None = None
-        self._waiters: Waiter[ValueT_co] | list[Waiter[ValueT_co]] | None = None
+        self._waiters: list[Waiter] | None = None
 
     @property
     def done(self) -> bool:
@@ -129,47 +130,42 @@ class Promise(Generic[ValueT_co]):
         assert not isinstance(value, _Nothing)
         return value
 
+    @property
+    def error(self) -> QueError | None:
+        """What came instead of the value, or None: also while nothing has come."""
+        return None if self._failure is None else self._failure.look()
+
     def peek(self) -> ValueT_co:
         """Return the value, or raise what came instead; raises asyncio.InvalidStateError if it is not done."""
         if not self.done:
             raise asyncio.InvalidStateError(f"{self!r} is not done")
         return self._get()
 
-    def add_done_callback(self, callback: Callable[["Promise[ValueT_co]"], None]) -> None:
+    def add_done_callback(self, callback: Callback) -> None:
         """Let `callback(self)` be called once the value or an error is there; at once if it already is."""
         if self.done:
             callback(self)
         else:
             self._add_waiter(callback)
 
-    def remove_done_callback(self, callback: Callable[["Promise[ValueT_co]"], None]) -> None:
+    def remove_done_callback(self, callback: Callback) -> None:
         """Forget `callback`; harmless if it was never added or has been called."""
         self._remove_waiter(callback)
 
-    def _add_waiter(self, waiter: Waiter[ValueT_co]) -> None:
-        waiters = self._waiters
-        if waiters is None:
-            self._waiters = waiter
-        elif isinstance(waiters, list):
-            waiters.append(waiter)
+    def _add_waiter(self, waiter: Waiter) -> None:
+        if self._waiters is None:
+            self._waiters = [waiter]
         else:
-            self._waiters = [waiters, waiter]
+            self._waiters.append(waiter)
 
-    def _remove_waiter(self, waiter: Waiter[ValueT_co]) -> None:
-        waiters = self._waiters
-        if isinstance(waiters, list):
-            if waiter in waiters:
-                waiters.remove(waiter)
-        elif waiters == waiter:
-            self._waiters = None
+    def _remove_waiter(self, waiter: Waiter) -> None:
+        if self._waiters is not None and waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     def _notify(self) -> None:
-        waiters = self._waiters
-        if waiters is None:
-            return
-        self._waiters = None
-        for waiter in waiters if isinstance(waiters, list) else (waiters,):
-            if not isinstance(waiter, asyncio.Future):
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if callable(waiter):
                 waiter(self)
             elif not waiter.done():
                 waiter.set_result(None)
@@ -406,48 +402,42 @@ async def gather(*handles: Handle[object]) -> tuple[object, ...]:
 
     def arrived(handle: Promise[object]) -> None:
         waiting.discard(handle)
-        if not finished.done() and (not waiting or handle._failure is not None):
+        if not finished.done() and (not waiting or handle.error is not None):
             finished.set_result(None)
 
-    if waiting and not any(handle._failure for handle in handles):
-        for handle in waiting:
-            handle._add_waiter(arrived)
+    if waiting and all(handle.error is None for handle in handles):
+        for handle in list(waiting):
+            handle.add_done_callback(arrived)
         try:
             await finished
         finally:
             for handle in waiting:
-                handle._remove_waiter(arrived)
+                handle.remove_done_callback(arrived)
     for handle in handles:
-        if handle._failure is not None:
-            handle._get()
-    return tuple([handle._get() for handle in handles])
+        if handle.error is not None:
+            raise handle.error
+    return tuple([handle.peek() for handle in handles])
 
 
 async def as_completed(handles: Iterable[Handle[ResultT]]) -> AsyncIterator[Handle[ResultT]]:
     """Yield each of `handles` once it is done, the first done first, without a task for any of them."""
-    done: deque[Handle[ResultT]] = deque()
-    waiting: set[Handle[ResultT]] = set()
+    waiting = {handle.id: handle for handle in handles}
+    done: deque[str] = deque()
     waiter: asyncio.Future[None] | None = None
 
-    def arrived(handle: Promise[ResultT]) -> None:
-        assert isinstance(handle, Handle)
-        waiting.discard(handle)
-        done.append(handle)
+    def arrived(handle: Promise[object]) -> None:
+        done.append(handle.id)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    for handle in handles:
-        if handle.done:
-            done.append(handle)
-        else:
-            waiting.add(handle)
-            handle._add_waiter(arrived)
+    for handle in list(waiting.values()):
+        handle.add_done_callback(arrived)
     try:
-        while done or waiting:
+        while waiting:
             if not done:
                 waiter = asyncio.get_running_loop().create_future()
                 await waiter
-            yield done.popleft()
+            yield waiting.pop(done.popleft())
     finally:
-        for handle in waiting:
-            handle._remove_waiter(arrived)
+        for handle in waiting.values():
+            handle.remove_done_callback(arrived)

@@ -5,6 +5,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 from typing import Concatenate, Generic, Never, ParamSpec, Protocol, TypedDict, Unpack, cast, overload
 
@@ -22,6 +23,7 @@ from que.signature import checked_name, positional, type_name
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
+GivenT = TypeVar("GivenT")
 StateT = TypeVar("StateT", default=None)
 StateT_co = TypeVar("StateT_co", covariant=True, default=None)
 P = ParamSpec("P")
@@ -116,10 +118,11 @@ class Context(Generic[StateT_co]):
         """Call `verb` in the worker's loop, which a `def` handler's thread is not in."""
         assert self._surroundings is not None
         assert self._delivery is not None
+        call = partial(verb, self._delivery, *args, **kwargs)
         if threading.get_ident() == self._surroundings.thread:
-            verb(self._delivery, *args, **kwargs)
+            call()
         else:
-            self._surroundings.loop.call_soon_threadsafe(verb, self._delivery, *args)
+            self._surroundings.loop.call_soon_threadsafe(call)
 
 
 Next = Callable[[object], Awaitable[object]]
@@ -188,9 +191,9 @@ class Job(Generic[ParamsT, ResultT]):
 
     @overload
     def __init__(
-        self: "Job[ParamsT, None]",
+        self: "Job[GivenT, None]",
         name: str,
-        params_type: type[ParamsT],
+        params_type: type[GivenT],
         result_type: None,
         /,
         **options: Unpack[JobOptions],
@@ -275,6 +278,10 @@ class Job(Generic[ParamsT, ResultT]):
         if self._submitter is not None and self._submitter is not submitter:
             raise ConfigurationError(f"job {self.name!r} already belongs to another app")
         self._submitter = submitter
+
+    def belongs_to(self, submitter: Submitter) -> bool:
+        """Whether `submitter` may carry this job: it is bound to it, or to none."""
+        return self._submitter is None or self._submitter is submitter
 
     def _bound(self) -> Submitter:
         if self._submitter is None:

@@ -41,7 +41,7 @@ class Options:
             seconds: float | None = getattr(self, name)
             if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigurationError(f"{name}={seconds!r}: expected seconds, 0 or more")
-        if self.priority is not None and not isinstance(self.priority, Priority):
+        if not _is_priority(self.priority):
             raise ConfigurationError(f"priority={self.priority!r}: expected que.Priority.LOW, NORMAL or HIGH")
         if self.at is not None and self.at.tzinfo is None:
             raise ConfigurationError(f"at={self.at.isoformat()}: expected a datetime with a time zone")
@@ -87,3 +87,7 @@ class Options:
 
 _NAMES = tuple(field.name for field in fields(Options))
 NO_OPTIONS = Options()
+
+
+def _is_priority(value: object) -> bool:
+    return value is None or isinstance(value, Priority)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from que.errors import QueError
 from que.handle import Handle
 
 ParamsT = TypeVar("ParamsT")
@@ -12,24 +13,26 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[ParamsT, ResultT]):
-    """One item of map(): its params, and its result or the error that came instead."""
+    """One item of map() that has ended: its params, and its result or the error that came instead."""
 
     params: ParamsT
-    handle: Handle[ResultT]
+    source: Handle[ResultT] | QueError
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> QueError | None:
         """What went wrong, or None."""
         try:
             self.result  # noqa: B018 - asking is what raises
-        except Exception as error:
+        except QueError as error:
             return error
         return None
 
     @property
     def result(self) -> ResultT:
         """The result; raises the error if there is one."""
-        return self.handle.peek()
+        if isinstance(self.source, QueError):
+            raise self.source
+        return self.source.peek()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Refused(Generic[ParamsT]):
     """One item of send_many() that the engine did not take, and why."""
 
     params: ParamsT
-    error: Exception
+    error: QueError
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 class Portal:
     """Runs things in `loop` for other threads; what many of them ask for within one wake-up costs one wake-up.
 
-    Raises WrongLoop when called from inside a running loop, which it would block, and NotConnected once closed.
+    run() raises WrongLoop inside a running loop, which it would block; both verbs raise NotConnected once closed.
     """
 
     __slots__ = ("_closed", "_lock", "_loop", "_waiting", "_woken")
@@ -48,7 +48,8 @@ class Portal:
             call()
 
     def close(self) -> None:
-        """Refuse what comes from now on; what was posted still runs."""
+        """Refuse what comes from now on, and stop the loop once what was posted has run."""
+        self.post(self._loop.stop)
         with self._lock:
             self._closed = True
 
@@ -66,7 +67,7 @@ class Portal:
         def start() -> None:
             task = self._loop.create_task(function(*args, **kwargs))
             tasks.append(task)
-            task.add_done_callback(latch.open)
+            task.add_done_callback(lambda _: latch.open())
 
         self.post(start)
         try:
@@ -95,7 +96,7 @@ class _Latch:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def open(self, _: object = None) -> None:
+    def open(self) -> None:
         self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
@@ -130,9 +131,9 @@ class BlockingPromise(Generic[ValueT]):
         """Return the value, or raise what came instead; raises asyncio.InvalidStateError if it is not done."""
         return self._promise.peek()
 
-    def watch(self) -> None:
-        """Open the latch when the promise is done; called in the loop."""
-        self._promise.add_done_callback(self._latch.open)
+    def wake(self, _: Promise[object]) -> None:
+        """Let the waiting threads look: the promise is done."""
+        self._latch.open()
 
     def result(self, timeout: float | None = None) -> ValueT:
         """Return the value, or raise what came instead; after `timeout` seconds raise ResultTimeout."""

@@ -9,7 +9,7 @@ from que.errors import ConfigurationError, InvalidName
 _MOST_NAME_BYTES = 512
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: object) -> str:
     """Return `name` if every engine can carry it: 1 to 512 bytes of UTF-8, no blanks or control characters.
 
     Raises InvalidName. The bound is Gearman's: gearmand closes every worker that grabs a job with a longer name.

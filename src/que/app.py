@@ -1,0 +1,283 @@
+"""The application: engines by URL, jobs, and the ways to submit and to work them."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
+
+from que.address import Address
+from que.backend import Backend
+from que.blocking import BlockingQue
+from que.classform import Model
+from que.driver import open_driver
+from que.errors import ConfigurationError, ConnectError, QueError
+from que.handle import Handle, Receipt, Sending
+from que.job import Blocking, Context, Job, JobOptions, Middleware, StateT, StateT_co, shape_of
+from que.model import JobStatus
+from que.options import CallOptions, Options
+from que.outcome import Outcome, Sent
+from que.portal import Portal
+from que.signature import types_of
+from que.worker import DEFAULT_CONCURRENCY, Worker
+
+ParamsT = TypeVar("ParamsT")
+ResultT = TypeVar("ResultT")
+
+DEFAULT_MAX_UNSENT = 100_000
+
+
+class Declare(Protocol[StateT_co]):
+    """What `app.job(…)` gives: a decorator that turns a handler, in any of the four shapes, into its Job."""
+
+    @overload
+    def __call__(self, handler: Callable[[ParamsT], Awaitable[ResultT]], /) -> Job[ParamsT, ResultT]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[[ParamsT, Context[StateT_co]], Awaitable[ResultT]], /
+    ) -> Job[ParamsT, ResultT]: ...
+    @overload
+    def __call__(self, handler: Callable[[ParamsT], ResultT], /) -> Job[ParamsT, ResultT]: ...
+    @overload
+    def __call__(self, handler: Callable[[ParamsT, Context[StateT_co]], ResultT], /) -> Job[ParamsT, ResultT]: ...
+
+
+@asynccontextmanager
+async def _stateless() -> AsyncGenerator[None, None]:
+    yield None
+
+
+class Que(Generic[StateT]):
+    """An application. Making it opens nothing; `async with app`, or connect(), does.
+
+    Each URL is a backend: a keyword's name is its alias, otherwise its scheme is. The first one listed is the default
+    of jobs that name no `driver`. Without a URL it is $QUE_URL, or else memory://.
+    `lifespan`: an async context manager function, entered once per worker, that yields the state of its handlers.
+    `middleware`: goes around every handler, the first one outermost. `max_unsent`: how many jobs may wait unsent per
+    backend before Overloaded is raised. `watch_timeout`: seconds after which a job without an answer raises
+    ResultTimeout at its handle, None for never.
+    Raises UnknownDriver, InvalidName or ConfigurationError for a URL that cannot be used.
+    """
+
+    @overload
+    def __init__(
+        self: "Que[None]",
+        *urls: str,
+        lifespan: None = ...,
+        middleware: Sequence[Middleware[None]] = ...,
+        max_unsent: int = ...,
+        watch_timeout: float | None = ...,
+        **named_urls: str,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *urls: str,
+        lifespan: Callable[[], AbstractAsyncContextManager[StateT]],
+        middleware: Sequence[Middleware[StateT]] = ...,
+        max_unsent: int = ...,
+        watch_timeout: float | None = ...,
+        **named_urls: str,
+    ) -> None: ...
+    def __init__(
+        self,
+        *urls: str,
+        lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
+        middleware: Sequence[Middleware[Never]] = (),
+        max_unsent: int = DEFAULT_MAX_UNSENT,
+        watch_timeout: float | None = None,
+        **named_urls: str,
+    ) -> None:
+        self._lifespan = cast(Callable[[], AbstractAsyncContextManager[StateT]], lifespan or _stateless)
+        self._middleware = tuple(middleware)
+        self._backends: dict[str, Backend] = {}
+        self._jobs: dict[Backend, dict[str, Job[object, object]]] = {}
+        self._connected = False
+        if not urls and not named_urls:
+            urls = (os.environ.get("QUE_URL", "memory://"),)
+        parsed = [(None, url) for url in urls] + list(named_urls.items())
+        for alias, url in parsed:
+            address = Address.parse(url)
+            name = alias or address.scheme
+            if name in self._backends:
+                raise ConfigurationError(
+                    f"two backends are called {name!r}: give one an alias, Que(…, other={address!s})"
+                )
+            self._backends[name] = Backend(name, address, open_driver(address), max_unsent, watch_timeout)
+
+    def __repr__(self) -> str:
+        return f"<Que {', '.join(f'{backend.alias}={backend.address}' for backend in self._backends.values())}>"
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.disconnect()
+
+    async def connect(self) -> None:
+        """Connect all backends at once; if one cannot, the others are closed again and ConnectError names it."""
+        if self._connected:
+            raise ConfigurationError("this app is connected already")
+        backends = list(self._backends.values())
+        answers = await asyncio.gather(*[backend.connect() for backend in backends], return_exceptions=True)
+        for backend, answer in zip(backends, answers, strict=True):
+            if answer is None:
+                continue
+            await self.disconnect()
+            if isinstance(answer, Exception) and not isinstance(answer, QueError):
+                raise ConnectError(str(backend.address), repr(answer)) from answer
+            raise answer
+        self._connected = True
+
+    async def disconnect(self) -> None:
+        """Let what waits leave, and close every backend; handles that still wait get an error. Harmless twice."""
+        self._connected = False
+        await asyncio.gather(*[backend.disconnect() for backend in self._backends.values()])
+
+    def job(self, name: str, /, **options: Unpack[JobOptions]) -> Declare[StateT]:
+        """Return a decorator that declares a handler as the job `name`; its types are the handler's annotations.
+
+        Raises InvalidName, and at the decoration ConfigurationError for a handler of another shape, a missing
+        annotation, a type that the serializer cannot carry or a name that is taken, UnsupportedFeature for an option.
+        """
+
+        def declare(handler: Callable[..., object], /) -> Job[object, object]:
+            params_type, result_type = types_of(handler)
+            job = Job[object, object](name, cast(type[object], params_type), cast(type[object], result_type), **options)
+            job.work_by(shape_of(handler))
+            return self.add(job)
+
+        return cast(Declare[StateT], declare)
+
+    @overload
+    def add(self, job: Job[ParamsT, ResultT], /) -> Job[ParamsT, ResultT]: ...
+    @overload
+    def add(self, job: type[Model[ParamsT, ResultT]], /) -> Job[ParamsT, ResultT]: ...
+    def add(self, job: Job[ParamsT, ResultT] | type[Model[ParamsT, ResultT]], /) -> Job[ParamsT, ResultT]:
+        """Bind a job, or the job of a Model, to this app and return it.
+
+        Raises ConfigurationError if its name is taken or it belongs to another app, UnsupportedFeature if its backend
+        lacks one of its options.
+        """
+        declared = job if isinstance(job, Job) else job.declaration()
+        backend = self._backend(declared.driver, declared.name)
+        jobs = self._jobs.setdefault(backend, {})
+        if jobs.get(declared.name, declared) is not declared:
+            raise ConfigurationError(f"this app has a job {declared.name!r} already")
+        declared.options.refuse_unsupported(
+            backend.address.scheme, backend.driver.capabilities, background=False, per_call=False
+        )
+        declared.bind(backend)
+        jobs[declared.name] = cast(Job[object, object], declared)
+        return declared
+
+    def _backend(self, driver: str | None, job: str) -> Backend:
+        if driver is None:
+            return next(iter(self._backends.values()))
+        if driver in self._backends:
+            return self._backends[driver]
+        same = [backend for backend in self._backends.values() if backend.address.scheme == driver]
+        if len(same) != 1:
+            why = "is the scheme of several" if same else "is none"
+            raise ConfigurationError(
+                f"job {job!r}: {driver!r} {why} of this app's backends: {', '.join(self._backends)}"
+            )
+        return same[0]
+
+    def route(self, job: Job[ParamsT, ResultT], options: CallOptions, /) -> tuple[Backend, Options]:
+        """Return where `job` goes, bound or not, and its options; raises ConfigurationError if it is another app's."""
+        backend = self._backend(job.driver, job.name)
+        if not job.belongs_to(backend):
+            raise ConfigurationError(f"job {job.name!r} belongs to another app")
+        return backend, job.merged(options) if options else job.options
+
+    def submit(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> Handle[ResultT]:
+        """Return a Handle at once, as Job.submit() does, for a job that need not be bound."""
+        backend, merged = self.route(job, options)
+        return backend.submit(job, params, merged)
+
+    def send(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> Sending:
+        """Return an awaitable Receipt at once, as Job.send() does, for a job that need not be bound."""
+        backend, merged = self.route(job, options)
+        return backend.send(job, params, merged)
+
+    def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[Handle[ResultT]]:
+        """Return a Handle for each item, in order; all leave in one batch."""
+        backend, options = self.route(job, {})
+        return [backend.submit(job, params, options) for params in items]
+
+    def map(
+        self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
+    ) -> AsyncIterator[Outcome[ParamsT, ResultT]]:
+        """Yield an Outcome for each item as it is done, as Job.map() does."""
+        backend, _ = self.route(job, {})
+        return backend.map(job, items, in_flight)
+
+    async def send_many(
+        self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
+    ) -> Sent[ParamsT]:
+        """Send each item, as Job.send_many() does."""
+        backend, _ = self.route(job, {})
+        return await backend.send_many(job, items, in_flight)
+
+    async def drain(self) -> None:
+        """Wait until nothing waits unsent on any backend."""
+        await asyncio.gather(*[backend.drain() for backend in self._backends.values()])
+
+    async def status(self, receipt: Receipt, /) -> JobStatus:
+        """Return what the engine knows of a job now; raises UnsupportedFeature where it cannot tell."""
+        return await self._receipt_backend(receipt).status(receipt.reference)
+
+    async def cancel(self, receipt: Receipt, /) -> bool:
+        """Return True if the engine has cancelled the job or told its worker to stop; raises UnsupportedFeature."""
+        return await self._receipt_backend(receipt).cancel(receipt.reference)
+
+    def _receipt_backend(self, receipt: Receipt) -> Backend:
+        backend = self._backends.get(receipt.backend)
+        if backend is None:
+            raise ConfigurationError(f"no backend is called {receipt.backend!r}: {', '.join(self._backends)} are")
+        return backend
+
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker[StateT]:
+        """Return a Worker of every job that has a handler here, at most `concurrency` at once per backend.
+
+        `await worker.run()` until stop() is called, or `async with` it. Raises ConfigurationError if there is none.
+        """
+        work = [
+            (backend, {name: job for name, job in jobs.items() if job.worked_by is not None})
+            for backend, jobs in self._jobs.items()
+        ]
+        portal: list[BlockingQue] = []
+
+        def blocking() -> Blocking:
+            if not portal:
+                backend = work[0][0]
+                portal.append(BlockingQue(self, Portal(backend.loop)))
+            return portal[0]
+
+        return Worker(
+            [(backend, jobs) for backend, jobs in work if jobs],
+            concurrency=concurrency,
+            lifespan=self._lifespan,
+            middleware=self._middleware,
+            blocking=blocking,
+        )
+
+    async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        """Work this app's jobs until cancelled; connects first, and disconnects at the end, if need be."""
+        worker = self.worker(concurrency=concurrency)
+        if self._connected:
+            await worker.run()
+        else:
+            async with self:
+                await worker.run()
+
+    def blocking(self) -> BlockingQue:
+        """Return the sync face of this app: `with app.blocking() as q`."""
+        if self._connected:
+            raise ConfigurationError("this app is connected in an event loop; the blocking face connects it itself")
+        return BlockingQue(self)

@@ -1,0 +1,121 @@
+"""One run of a job: decode, middleware, handler, encode; whatever happens, it ends in a verdict."""
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Never, cast
+
+from que.errors import ParamsInvalid, Reject, ResultInvalid
+from que.job import Context, Handler, Job, Middleware, Surroundings
+from que.middleware import RunTimeout, Step, chain, deadline
+from que.model import Completed, Delivery, Failed, Verdict
+
+# What crosses the wire is for people to read: nobody needs more of it.
+_MOST_MESSAGE_CHARACTERS = 4000
+_NO_CONTEXT = Context[object]("", state=None)
+
+
+class Runs:
+    """Runs deliveries of `jobs` with `middleware` around the handlers; everything that can be is prepared per job.
+
+    `def` handlers run in threads of `executor`, in a copy of the job's context variables.
+    """
+
+    def __init__(
+        self,
+        jobs: Mapping[str, Job[object, object]],
+        middleware: Sequence[Middleware[Never]],
+        state: object,
+        executor: Executor,
+        surroundings: Surroundings,
+    ) -> None:
+        self._executor = executor
+        self._runners = {name: self._runner(job, middleware, state, surroundings) for name, job in jobs.items()}
+
+    def run(self, delivery: Delivery) -> Coroutine[object, object, Verdict]:
+        """Return the coroutine that runs `delivery` and returns its verdict; only CancelledError leaves it."""
+        return self._runners[delivery.function](delivery)
+
+    def _runner(
+        self, job: Job[object, object], middleware: Sequence[Middleware[Never]], state: object, site: Surroundings
+    ) -> Callable[[Delivery], Coroutine[object, object, Verdict]]:
+        handler = job.worked_by
+        assert handler is not None, f"job {job.name!r} has no handler"
+        around = (*middleware, *job.middleware)
+        limit = job.options.run_timeout
+        step = self._step(handler)
+        whole = chain(around if limit is None else (deadline(limit), *around), step)
+        wants_context = handler.wants_context or bool(around) or limit is not None
+        load_params, dump_result = job.load_params, job.dump_result
+
+        def new_context(delivery: Delivery) -> Context[object]:
+            return Context(
+                job.name,
+                state=state,
+                job_id=delivery.id,
+                attempt=delivery.attempt,
+                surroundings=site,
+                delivery=delivery,
+            )
+
+        async def run(delivery: Delivery) -> Verdict:
+            try:
+                params = load_params(delivery.payload)
+            except ParamsInvalid as error:
+                return Failed("params", "ParamsInvalid", _message(error))
+            try:
+                if delivery.run_timeout is not None and delivery.run_timeout != limit:
+                    limited = chain((deadline(delivery.run_timeout), *around), step)
+                    result = await limited(params, new_context(delivery))
+                else:
+                    result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
+            except (Exception, SystemExit) as error:
+                return _failed(error)
+            try:
+                return Completed(dump_result(result))
+            except ResultInvalid as error:
+                return Failed("result", "ResultInvalid", _message(error))
+
+        return run
+
+    def _step(self, handler: Handler) -> Step:
+        """Return the innermost step, which gives an awaitable whatever the handler looks like."""
+        call = handler.call
+        if handler.is_async:
+            return cast(Step, call)
+        executor = self._executor
+
+        async def in_thread(params: object, context: Context[object]) -> object:
+            loop = asyncio.get_running_loop()
+            variables = contextvars.copy_context()
+            try:
+                result = await loop.run_in_executor(executor, lambda: variables.run(call, params, context))
+            except asyncio.CancelledError:
+                # A thread cannot be stopped; its handler may look.
+                context.cancelled = True
+                raise
+            return await result if inspect.isawaitable(result) else result
+
+        return in_thread
+
+
+def _failed(error: BaseException) -> Failed:
+    """Return the failure that `error` means: type name and text, never a traceback."""
+    kind = "handler"
+    if isinstance(error, RunTimeout):
+        kind = "timeout"
+    elif isinstance(error, Reject):
+        kind = "rejected"
+    name = "JobTimeout" if kind == "timeout" else type(error).__name__
+    return Failed(kind, name, _message(error))
+
+
+def _message(error: BaseException) -> str:
+    """Return the text of `error` as something that any wire can carry."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be had)"
+    return text[:_MOST_MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
