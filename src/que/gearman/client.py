@@ -295,6 +295,14 @@ class Client(Generic[TokenT]):
         """The handles that are watched, the oldest first."""
         return self._watched.keys()
 
+    def watchers(self, handle: bytes) -> list[TokenT]:
+        """Return the tokens that watch `handle`."""
+        token = self._watched.get(handle)
+        if token is None:
+            return []
+        company = self._company.get(handle)
+        return list(company.tokens) if company else [token]
+
     def forget(self, handle: bytes) -> list[TokenT]:
         """Watch `handle` no longer; return the tokens that did."""
         token = self._watched.pop(handle, None)
