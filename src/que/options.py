@@ -25,6 +25,10 @@ class CallOptions(TypedDict, total=False):
     run_timeout: float | None
 
 
+def _is_priority(value: object) -> bool:
+    return value is None or isinstance(value, Priority)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """CallOptions, checked: raises ConfigurationError for a value that cannot be meant."""
@@ -87,7 +91,3 @@ class Options:
 
 _NAMES = tuple(field.name for field in fields(Options))
 NO_OPTIONS = Options()
-
-
-def _is_priority(value: object) -> bool:
-    return value is None or isinstance(value, Priority)
