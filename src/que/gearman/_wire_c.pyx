@@ -70,6 +70,7 @@ cdef void _fill_tables() except *:
 
 
 _fill_tables()
+assert DEFAULT_MAX_PAYLOAD == 67108864
 
 
 cdef inline void _put_u32(char* at, uint32_t value) noexcept:
@@ -115,7 +116,7 @@ def pack(magic, kind, args, max_payload=DEFAULT_MAX_PAYLOAD):
     cdef Py_ssize_t size
     if number < 0 or not _is_magic(magic) or _sequence_size(items) != COUNTS[number]:
         raise refusal(magic, kind, items, None, max_payload)
-    size = _checked_size(<int>number, items, _bounded(max_payload))
+    size = _checked_size(<int>number, items, max(_bounded(max_payload), 0))
     if size < 0:
         raise refusal(magic, kind, items, None, max_payload)
     return _joined(magic, <int>number, items, size, <uint32_t>size)
@@ -130,7 +131,7 @@ def pack_header(magic, kind, leading, data_bytes, max_payload=DEFAULT_MAX_PAYLOA
     if number < 0 or not _is_magic(magic) or not WITH_DATA[number] or _sequence_size(items) != COUNTS[number]:
         raise refusal(magic, kind, leading, data_bytes, max_payload)
     size = _checked_size(<int>number, items, MAX_BODY_BYTES)
-    if size < 0 or not 0 <= data_size <= _bounded(max_payload) or data_size > MAX_BODY_BYTES - size:
+    if size < 0 or not 0 <= data_size <= max(_bounded(max_payload), 0) or data_size > MAX_BODY_BYTES - size:
         raise refusal(magic, kind, leading, data_bytes, max_payload)
     return _joined(magic, <int>number, items, size, <uint32_t>(size + data_size))
 
@@ -178,7 +179,12 @@ cdef object _joined(object magic, int kind, object items, Py_ssize_t body_bytes,
 
 @cython.final
 cdef class Parser:
-    """Received bytes in, whole packets out, by the law of _wire_py.Parser."""
+    """Parser(magic, max_payload=67108864)
+--
+
+Received bytes in, whole packets out, by the law of _wire_py.Parser.
+"""
+    # CPython reads a class's signature from the head of its docstring; stubtest compares it with the reference.
 
     cdef bytes _magic
     cdef long long _max_payload

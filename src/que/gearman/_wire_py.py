@@ -70,7 +70,7 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
 def _check(magic: bytes, kind: int, args: Sequence[bytes], size: int, max_payload: int) -> None:
     data_bytes = len(args[-1]) if kind in _WITH_DATA else 0
     leading = args[:-1] if kind in _WITH_DATA else args
-    if _breaks(kind, leading, size - data_bytes) or data_bytes > max_payload or size > MAX_BODY_BYTES:
+    if _breaks(kind, leading, size - data_bytes) or data_bytes > max(max_payload, 0) or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, args, None, max_payload)
 
 
@@ -95,7 +95,7 @@ def pack_header(
         raise refusal(magic, kind, leading, data_bytes, max_payload) from None
     size = len(body) + data_bytes
     broken = not whole or _breaks(kind, leading, len(body))
-    if broken or not 0 <= data_bytes <= max_payload or size > MAX_BODY_BYTES:
+    if broken or not 0 <= data_bytes <= max(max_payload, 0) or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, leading, data_bytes, max_payload)
     return _pack_head(magic, kind, size) + body
 
