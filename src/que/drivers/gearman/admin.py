@@ -169,9 +169,8 @@ class GearmanAdmin:
         raise ConnectError(self._server, "it closed the connection before it answered")
 
     async def _connection(self) -> Streams:
-        if not self._entered:
-            raise NotConnected("closed while this call waited for its turn")
-        if self._streams is not None and self._streams[0].at_eof():
+        self._refuse_if_closed()
+        if self._streams is not None and _ended(self._streams[0]):
             self._hang_up()
         if self._streams is None:
             self._reached = False
@@ -180,7 +179,13 @@ class GearmanAdmin:
             except OSError as error:
                 raise ConnectError(self._server, str(error)) from error
             self._reached = True
+            self._refuse_if_closed()
         return self._streams
+
+    def _refuse_if_closed(self) -> None:
+        if not self._entered:
+            self._hang_up()
+            raise NotConnected("closed while this call waited")
 
     def _hang_up(self) -> None:
         if self._streams is not None:
@@ -190,3 +195,7 @@ class GearmanAdmin:
     @property
     def _server(self) -> str:
         return f"{self._host}:{self._port}"
+
+
+def _ended(reader: asyncio.StreamReader) -> bool:
+    return reader.at_eof() or reader.exception() is not None
