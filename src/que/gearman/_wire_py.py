@@ -61,8 +61,12 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
     size = len(body)
     if len(args) != count:
         raise refusal(magic, kind, args, None, max_payload)
-    # Most packets pass this: short names, no NUL anywhere. What does not is checked argument by argument.
-    if size and (size - len(args[-1]) > surely_short or size > max_payload or body.count(b"\0") >= count):
+    # Most packets pass this: short names without a NUL. What does not is checked argument by argument.
+    if size and (
+        (leading_bytes := size - len(args[-1])) > surely_short
+        or size > max_payload
+        or body.count(b"\0", 0, leading_bytes) >= count
+    ):
         _check(magic, kind, args, size, max_payload)
     return b"".join((head, size.to_bytes(4, "big"), body))
 
@@ -139,7 +143,8 @@ class Parser:
 
     def buffer_updated(self, nbytes: int) -> list[tuple[int, tuple[bytes, ...]]]:
         """Return the packets that `nbytes` more bytes in the buffer made whole. Raises ProtocolError, see the class."""
-        buffer, packets = self._buffer, list[tuple[int, tuple[bytes, ...]]]()
+        packets: list[tuple[int, tuple[bytes, ...]]] = []
+        buffer = self._buffer
         room = len(buffer.view) - buffer.filled
         if not 0 <= nbytes <= room:
             raise ValueError(f"{nbytes} bytes cannot have been written to a buffer of {room}")
@@ -149,7 +154,7 @@ class Parser:
         if buffer.filled < buffer.needed:
             return packets
         try:
-            consumed, needed = _parse(buffer.view[: buffer.filled], self._magic, self._max_payload, packets)
+            consumed, needed = _parse(buffer.view, buffer.filled, self._magic, self._max_payload, packets)
         except ProtocolError as error:
             self._failure, self._salvaged, self._buffer = str(error), packets, _Buffer()
             raise
@@ -191,6 +196,9 @@ class _Buffer:
 
     def keep(self, consumed: int, needed: int) -> None:
         rest = self.filled - consumed
+        if rest == 0 and self.view is self._base:
+            self.filled, self.needed = 0, needed
+            return
         room: memoryview = self._base if needed <= RECEIVE_BUFFER_BYTES else memoryview(bytearray(needed))
         if rest and (consumed or room is not self.view):
             room[:rest] = self.view[consumed : self.filled]
@@ -198,15 +206,15 @@ class _Buffer:
 
 
 def _parse(
-    view: memoryview, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
+    view: memoryview, end: int, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
 ) -> tuple[int, int]:
-    """Return how many bytes of `view` the new `packets` took, and how many bytes from there on decide something."""
-    start, end = 0, len(view)
+    """Return how many of the first `end` bytes the new `packets` took, and how many from there on decide something."""
+    start = 0
     plain_bytes = min(max_payload, MAX_LEADING_BYTES)
     while end - start >= HEADER_BYTES:
         # A buffer that was made for one packet holds nothing plain.
         if end <= RECEIVE_BUFFER_BYTES:
-            start += _parse_plain(view[start : start + _WINDOW_BYTES].tobytes(), magic, plain_bytes, packets)
+            start += _parse_plain(view[start : min(end, start + _WINDOW_BYTES)].tobytes(), magic, plain_bytes, packets)
             if end - start < HEADER_BYTES:
                 break
         size = _checked_size(view, start, magic, max_payload)

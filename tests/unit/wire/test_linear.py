@@ -17,11 +17,11 @@ class Counts:
         parse, keep = _wire_py._parse, _wire_py._Buffer.keep  # pyright: ignore[reportPrivateUsage]
 
         def counted(
-            view: memoryview, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
+            view: memoryview, end: int, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
         ) -> tuple[int, int]:
             self.looks += 1
-            self.seen_bytes += len(view)
-            return parse(view, magic, max_payload, packets)
+            self.seen_bytes += end
+            return parse(view, end, magic, max_payload, packets)
 
         def kept(buffer: _wire_py._Buffer, consumed: int, needed: int) -> None:  # pyright: ignore[reportPrivateUsage]
             self.moved_bytes += buffer.filled - consumed
