@@ -39,13 +39,16 @@ def _extensions() -> list[Extension]:
     extension = Extension(
         "que.gearman._wire_c",
         ["src/que/gearman/_wire_c.pyx"],
-        optional=SWITCH != "1",
         define_macros=[] if CHECKED else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
     )
     checks = {"boundscheck": CHECKED, "wraparound": CHECKED, "nonecheck": CHECKED, "initializedcheck": CHECKED}
     directives = {"language_level": 3, "binding": True, "cdivision": True, **checks}
     cythonize: Callable[..., list[Extension]] = import_module("Cython.Build").cythonize
-    return cythonize([extension], compiler_directives=directives, force=CHECKED)
+    extensions = cythonize([extension], compiler_directives=directives, force=CHECKED)
+    for built in extensions:
+        # Set here because cythonize makes extensions of its own, without it.
+        built.optional = SWITCH != "1"
+    return extensions
 
 
 def _chosen_extensions() -> list[Extension]:
