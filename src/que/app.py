@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -94,6 +95,7 @@ class Que(Generic[StateT]):
         self._backends: dict[str, Backend] = {}
         self._jobs: dict[Backend, dict[str, Job[object, object]]] = {}
         self._connected = False
+        _apps.add(cast(Que[object], self))
         if not urls and not named_urls:
             urls = (os.environ.get("QUE_URL", "memory://"),)
         parsed = [(None, url) for url in urls] + list(named_urls.items())
@@ -123,7 +125,11 @@ class Que(Generic[StateT]):
         if self._connected:
             raise ConfigurationError("this app is connected already")
         backends = list(self._backends.values())
-        answers = await asyncio.gather(*[backend.connect() for backend in backends], return_exceptions=True)
+        try:
+            answers = await asyncio.gather(*[backend.connect() for backend in backends], return_exceptions=True)
+        except asyncio.CancelledError:
+            await self.disconnect()
+            raise
         for backend, answer in zip(backends, answers, strict=True):
             if answer is None:
                 continue
@@ -136,7 +142,10 @@ class Que(Generic[StateT]):
     async def disconnect(self) -> None:
         """Let what waits leave, and close every backend; handles that still wait get an error. Harmless twice."""
         self._connected = False
-        await asyncio.gather(*[backend.disconnect() for backend in self._backends.values()])
+        closing = [backend.disconnect() for backend in self._backends.values()]
+        for answer in await asyncio.gather(*closing, return_exceptions=True):
+            if answer is not None:
+                raise answer
 
     def job(self, name: str, /, **options: Unpack[JobOptions]) -> Declare[StateT]:
         """Return a decorator that declares a handler as the job `name`; its types are the handler's annotations.
@@ -251,20 +260,12 @@ class Que(Generic[StateT]):
             (backend, {name: job for name, job in jobs.items() if job.worked_by is not None})
             for backend, jobs in self._jobs.items()
         ]
-        portal: list[BlockingQue] = []
-
-        def blocking() -> Blocking:
-            if not portal:
-                backend = work[0][0]
-                portal.append(BlockingQue(self, Portal(backend.loop)))
-            return portal[0]
-
         return Worker(
             [(backend, jobs) for backend, jobs in work if jobs],
             concurrency=concurrency,
             lifespan=self._lifespan,
             middleware=self._middleware,
-            blocking=blocking,
+            blocking=self._blocking_inside,
         )
 
     async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
@@ -276,8 +277,35 @@ class Que(Generic[StateT]):
             async with self:
                 await worker.run()
 
+    @asynccontextmanager
+    async def _blocking_inside(self) -> AsyncGenerator[Blocking, None]:
+        """The sync face over the running loop, for the threads of `def` handlers."""
+        portal = Portal(asyncio.get_running_loop())
+        try:
+            yield BlockingQue(self, portal)
+        finally:
+            await portal.stop()
+            portal.end()
+
+    def renew(self) -> None:
+        """Start over in a forked child, unconnected."""
+        self._connected = False
+        for backend in self._backends.values():
+            backend.renew()
+
     def blocking(self) -> BlockingQue:
         """Return the sync face of this app: `with app.blocking() as q`."""
         if self._connected:
             raise ConfigurationError("this app is connected in an event loop; the blocking face connects it itself")
         return BlockingQue(self)
+
+
+_apps: weakref.WeakSet[Que[object]] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for app in list(_apps):
+        app.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 from que.address import Address
 from que.batch import Batcher
-from que.driver import Cancels, Driver, Inspects
+from que.driver import Cancels, Driver, Inspects, open_driver
 from que.errors import (
     JobCancelled,
     JobError,
@@ -74,6 +74,7 @@ class Backend:
         self.alias = alias
         self.address = address
         self.driver = driver
+        self._abandoned: Driver | None = None
         self._max_unsent = max_unsent
         self._watch_timeout = watch_timeout
         self._deadlines: deque[tuple[float, str]] = deque()
@@ -103,23 +104,35 @@ class Backend:
     async def disconnect(self) -> None:
         """Let what waits leave, then close; handles that still wait get NotSent or ConnectionLost from the driver."""
         batcher, self._batcher, self._loop = self._batcher, None, None
-        if batcher is not None:
-            await batcher.close()
-        await self.driver.disconnect()
-        for id in list(self._watched):
-            self._fail(id, NotConnected(f"{self.address} was disconnected before the job's answer"))
+        try:
+            if batcher is not None:
+                await batcher.close()
+            await self.driver.disconnect()
+        finally:
+            for id in list(self._watched):
+                self._fail(id, NotConnected(f"{self.address} was disconnected before the job's answer"))
+
+    def renew(self) -> None:
+        """Start over in a forked child, unconnected: the parent's sockets and event loop are not the child's to use."""
+        self._abandoned = self.driver
+        self.driver = open_driver(self.address)
+        self._batcher = self._loop = None
+        self._watched.clear()
+        self._deadlines.clear()
 
     async def drain(self) -> None:
         """Wait until nothing waits unsent."""
         if self._batcher is not None:
             await self._batcher.drain()
 
-    def prepare(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options, background: bool) -> Envelope:
-        """Return the checked and encoded job; safe in any thread."""
+    def prepare(
+        self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options, background: bool, posted: int = 0
+    ) -> Envelope:
+        """Return the checked and encoded job; safe in any thread. `posted`: what waits unsent outside of the loop."""
         batcher = self._batcher
         if batcher is None:
             self._refuse_use()
-        if len(batcher) >= self._max_unsent:
+        if len(batcher) + posted >= self._max_unsent:
             raise Overloaded(self._max_unsent)
         if options is not job.options:
             options.refuse_unsupported(

@@ -2,10 +2,12 @@
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
@@ -19,11 +21,24 @@ from que.model import Envelope, JobStatus
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingHandle, BlockingSending, Portal, refuse_inside_loop
+from que.worker import DEFAULT_CONCURRENCY, DEFAULT_GRACE_SECONDS
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 PromiseT = TypeVar("PromiseT", bound=Promise[object])
 ItemT = TypeVar("ItemT")
+
+Arrived = Callable[[Promise[object]], None]
+
+_log = logging.getLogger("que")
+
+
+class AsyncWorker(Protocol):
+    """What the sync face needs of a worker; Worker is one."""
+
+    async def run(self) -> None: ...
+    async def stop(self, grace: float = ...) -> None: ...
+    async def __aenter__(self) -> object: ...
 
 
 class AsyncApp(Protocol):
@@ -35,6 +50,7 @@ class AsyncApp(Protocol):
     async def status(self, receipt: Receipt, /) -> JobStatus: ...
     async def cancel(self, receipt: Receipt, /) -> bool: ...
     async def work(self, *, concurrency: int = ...) -> None: ...
+    def worker(self, *, concurrency: int = ...) -> AsyncWorker: ...
     def route(self, job: Job[ParamsT, ResultT], options: CallOptions, /) -> tuple[Backend, Options]: ...
 
 
@@ -42,14 +58,14 @@ class BlockingQue:
     """An app for sync code: `with app.blocking() as q: q.submit(job, params).result(timeout=5)`.
 
     Usable from any number of threads; every method raises WrongLoop inside a running event loop, and NotConnected
-    outside the `with` block and in a forked child, which has to open its own. At exit it is closed and its thread
-    joined.
+    outside the `with` block. A forked child gets NotConnected as well, also from handles that it inherited, and may
+    open its own. Whoever still waits when it is closed gets an error. At exit it is closed and its thread joined.
     """
 
     def __init__(self, app: AsyncApp, portal: Portal | None = None) -> None:
         self._app = app
         self._portal_or_none = portal
-        self._thread: threading.Thread | None = None
+        self._thread: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         self.connect()
@@ -70,36 +86,27 @@ class BlockingQue:
     def connect(self) -> None:
         """Start the loop's thread and connect the app in it; raises ConnectError."""
         refuse_inside_loop()
-        if self._portal_or_none is not None:
+        if self._portal_or_none is not None and not self._portal_or_none.is_closed:
             raise ConfigurationError("this blocking app is connected already")
-        loop = asyncio.new_event_loop()
-        self._portal_or_none = portal = Portal(loop)
-        self._thread = threading.Thread(target=_serve, args=(loop,), name="que-blocking", daemon=True)
-        self._thread.start()
-        _open.add(self)
+        thread = _LoopThread(self._app)
+        self._thread, self._portal_or_none = thread, thread.portal
         try:
-            portal.run(self._app.connect)
+            thread.open()
         except BaseException:
-            self._close(loop_only=True)
+            self.disconnect()
             raise
+        _open.add(self)
 
     def disconnect(self) -> None:
-        """Disconnect the app, end its loop and join the thread; harmless when called again."""
-        refuse_inside_loop()
-        self._close(loop_only=False)
+        """Disconnect the app, end its loop and join the thread; harmless when called again.
 
-    def _close(self, *, loop_only: bool) -> None:
-        portal, thread = self._portal_or_none, self._thread
-        self._portal_or_none = self._thread = None
+        What waits unsent leaves first; work() and other calls under way in other threads raise NotConnected.
+        """
+        refuse_inside_loop()
+        thread, self._thread, self._portal_or_none = self._thread, None, None
         _open.discard(self)
-        if portal is None or thread is None:
-            return
-        try:
-            if not loop_only:
-                portal.run(self._app.disconnect)
-        finally:
-            portal.close()
-            thread.join()
+        if thread is not None:
+            thread.close()
 
     def forget(self) -> None:
         """Drop the loop, whose thread a forked child does not have."""
@@ -111,7 +118,8 @@ class BlockingQue:
         """Return a handle at once; raises at the call what Job.submit() raises."""
         refuse_inside_loop()
         portal = self._portal
-        backend, envelope = self._prepared(job, params, options, background=False)
+        backend, merged = self._app.route(job, options)
+        envelope = backend.prepare(job, params, merged, background=False, posted=len(portal))
         handle = Handle(envelope.id, backend, job)
         blocking = BlockingHandle(portal, handle)
         portal.post(partial(_start, backend, envelope, handle, blocking.wake))
@@ -121,17 +129,12 @@ class BlockingQue:
         """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises."""
         refuse_inside_loop()
         portal = self._portal
-        backend, envelope = self._prepared(job, params, options, background=True)
+        backend, merged = self._app.route(job, options)
+        envelope = backend.prepare(job, params, merged, background=True, posted=len(portal))
         sending = Sending(envelope.id, backend, job.name)
         blocking = BlockingSending(portal, sending)
         portal.post(partial(_start, backend, envelope, sending, blocking.wake))
         return blocking
-
-    def _prepared(
-        self, job: Job[ParamsT, ResultT], params: ParamsT, options: CallOptions, background: bool
-    ) -> tuple[Backend, Envelope]:
-        backend, merged = self._app.route(job, options)
-        return backend, backend.prepare(job, params, merged, background)
 
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[BlockingHandle[ResultT]]:
         """Return a handle for each item, in order."""
@@ -140,31 +143,40 @@ class BlockingQue:
     def map(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /, *, in_flight: int = 1000
     ) -> Iterator[Outcome[ParamsT, ResultT]]:
-        """Yield an Outcome for each item as it is done; `items` is read in this thread, and may be endless."""
+        """Yield an Outcome for each item as it is done, in the order in which they end.
 
-        def start(params: ParamsT, arrived: Callable[[Promise[object]], None]) -> Handle[ResultT]:
-            backend, envelope = self._prepared(job, params, {}, background=False)
+        `items` is read in this thread, between the outcomes, and may be endless: at most `in_flight` jobs are on their
+        way. Leaving the loop early abandons the jobs under way; they still run.
+        """
+        portal, backend, options = self._prepared(job, in_flight)
+
+        def start(params: ParamsT, arrived: Arrived) -> Handle[ResultT]:
+            envelope = backend.prepare(job, params, options, background=False, posted=len(portal))
             handle = Handle(envelope.id, backend, job)
-            self._portal.post(partial(_start, backend, envelope, handle, arrived))
+            portal.post(partial(_start, backend, envelope, handle, arrived))
             return handle
 
-        for params, source in self._flow(start, items, in_flight):
-            yield Outcome(params, source)
+        flow = _flow(portal, start, items, in_flight, self.drain)
+        return (Outcome(params, source) for params, source in flow)
 
     def send_many(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /, *, in_flight: int = 1000
     ) -> Sent[ParamsT]:
-        """Send each item and return how many the engine took, and each that it did not, with the error."""
+        """Send each item and return how many the engine took, and each that it did not, with the error.
 
-        def start(params: ParamsT, arrived: Callable[[Promise[object]], None]) -> Sending:
-            backend, envelope = self._prepared(job, params, {}, background=True)
+        `items` is read in this thread; at most `in_flight` jobs wait for their acceptance.
+        """
+        portal, backend, options = self._prepared(job, in_flight)
+
+        def start(params: ParamsT, arrived: Arrived) -> Sending:
+            envelope = backend.prepare(job, params, options, background=True, posted=len(portal))
             sending = Sending(envelope.id, backend, job.name)
-            self._portal.post(partial(_start, backend, envelope, sending, arrived))
+            portal.post(partial(_start, backend, envelope, sending, arrived))
             return sending
 
         accepted = 0
         refused: list[Refused[ParamsT]] = []
-        for params, source in self._flow(start, items, in_flight):
+        for params, source in _flow(portal, start, items, in_flight, self.drain):
             error = source if isinstance(source, QueError) else source.error
             if error is None:
                 accepted += 1
@@ -172,23 +184,101 @@ class BlockingQue:
                 refused.append(Refused(params, error))
         return Sent(accepted, refused)
 
-    def _flow(
-        self,
-        start: Callable[[ItemT, Callable[[Promise[object]], None]], PromiseT],
-        items: Iterable[ItemT],
-        in_flight: int,
-    ) -> Iterator[tuple[ItemT, PromiseT | QueError]]:
-        """Yield each item once it has ended; the loop's thread puts what ends, this thread takes it."""
+    def _prepared(self, job: Job[ParamsT, ResultT], in_flight: int) -> tuple[Portal, Backend, Options]:
         refuse_inside_loop()
         if in_flight < 1:
             raise ConfigurationError(f"in_flight={in_flight}: expected at least 1")
-        ended: SimpleQueue[Promise[object]] = SimpleQueue()
-        under_way: dict[str, tuple[ItemT, PromiseT]] = {}
+        return self._portal, *self._app.route(job, {})
+
+    def drain(self) -> None:
+        """Wait until nothing waits unsent."""
+        self._portal.run(self._app.drain)
+
+    def status(self, receipt: Receipt, /) -> JobStatus:
+        """Return what the engine knows of a job now; raises UnsupportedFeature where it cannot tell."""
+        return self._portal.run(self._app.status, receipt)
+
+    def cancel(self, receipt: Receipt, /) -> bool:
+        """Return True if the engine has cancelled the job or told its worker to stop; raises UnsupportedFeature."""
+        return self._portal.run(self._app.cancel, receipt)
+
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> "BlockingWorker":
+        """Return a BlockingWorker of every job that has a handler here, as Que.worker() does.
+
+        `with q.worker():` works them in the loop's thread, and `def` handlers in threads of their own, for a while.
+        """
+        refuse_inside_loop()
+        return BlockingWorker(self._portal, self._app.worker(concurrency=concurrency))
+
+    def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        """Work the app's jobs until this thread is interrupted, as by Ctrl-C, or disconnect() is called."""
+        self._portal.run(self._app.work, concurrency=concurrency)
+
+
+class BlockingWorker:
+    """A Worker, for threads: run() until another thread calls stop(), or a `with` block."""
+
+    __slots__ = ("_portal", "_worker")
+
+    def __init__(self, portal: Portal, worker: AsyncWorker) -> None:
+        self._portal = portal
+        self._worker = worker
+
+    def __enter__(self) -> Self:
+        self._portal.run(self._worker.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run(self) -> None:
+        """Work until stop() has been called and has finished; an interruption, as by Ctrl-C, stops without grace."""
+        self._portal.run(self._worker.run)
+
+    def stop(self, grace: float = DEFAULT_GRACE_SECONDS) -> None:
+        """Take no more jobs, let the running ones end within `grace` seconds, then cancel and release them."""
+        self._portal.run(self._worker.stop, grace)
+
+
+def _start(backend: Backend, envelope: Envelope, promise: Handle[object] | Sending, arrived: Arrived) -> None:
+    promise.add_done_callback(arrived)
+    backend.dispatch(envelope, promise)
+
+
+class _Ended(SimpleQueue[Promise[object] | None]):
+    """The promises of one thread's flow that have ended; None if no more will come."""
+
+    def wake(self) -> None:
+        self.put(None)
+
+
+def _flow(
+    portal: Portal,
+    start: Callable[[ItemT, Arrived], PromiseT],
+    items: Iterable[ItemT],
+    in_flight: int,
+    drain: Callable[[], None],
+) -> Generator[tuple[ItemT, PromiseT | QueError], None, None]:
+    """Yield each item once it has ended; the loop's thread puts what ends, this thread takes it."""
+    ended = _Ended()
+    under_way: dict[str, tuple[ItemT, PromiseT]] = {}
+
+    def take() -> tuple[ItemT, PromiseT]:
+        refuse_inside_loop()
+        promise = ended.get()
+        if promise is None:
+            raise NotConnected("the blocking app was closed meanwhile")
+        return under_way.pop(promise.id)
+
+    portal.add(ended)
+    try:
         for item in items:
-            while len(under_way) >= in_flight or not ended.empty():
-                yield under_way.pop(ended.get().id)
+            while len(under_way) >= in_flight or (under_way and not ended.empty()):
+                yield take()
             try:
-                promise = self._started(start, item, ended)
+                promise = _started(start, item, ended.put, drain)
             except NotConnected:
                 raise
             except QueError as error:
@@ -196,57 +286,81 @@ class BlockingQue:
             else:
                 under_way[promise.id] = (item, promise)
         while under_way:
-            yield under_way.pop(ended.get().id)
-
-    def _started(
-        self,
-        start: Callable[[ItemT, Callable[[Promise[object]], None]], PromiseT],
-        item: ItemT,
-        ended: "SimpleQueue[Promise[object]]",
-    ) -> PromiseT:
-        while True:
-            try:
-                return start(item, ended.put)
-            except Overloaded:
-                self.drain()
-
-    def drain(self) -> None:
-        """Wait until nothing waits unsent."""
-        self._portal.run(self._app.drain)
-
-    def status(self, receipt: Receipt, /) -> JobStatus:
-        """Return what the engine knows of a job now."""
-        return self._portal.run(self._app.status, receipt)
-
-    def cancel(self, receipt: Receipt, /) -> bool:
-        """Return True if the engine has cancelled the job or told its worker to stop."""
-        return self._portal.run(self._app.cancel, receipt)
-
-    def work(self, *, concurrency: int = 100) -> None:
-        """Work the app's jobs until this thread is interrupted, as by Ctrl-C."""
-        self._portal.run(self._app.work, concurrency=concurrency)
-
-
-def _start(
-    backend: Backend,
-    envelope: Envelope,
-    promise: Handle[object] | Sending,
-    arrived: Callable[[Promise[object]], None],
-) -> None:
-    promise.add_done_callback(arrived)
-    backend.dispatch(envelope, promise)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
+            yield take()
     finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        portal.discard(ended)
 
 
-_open: "weakref.WeakSet[BlockingQue]" = weakref.WeakSet()
+def _started(
+    start: Callable[[ItemT, Arrived], PromiseT], item: ItemT, arrived: Arrived, drain: Callable[[], None]
+) -> PromiseT:
+    while True:
+        try:
+            return start(item, arrived)
+        except Overloaded:
+            drain()
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, for one connection of `app`: close() disconnects it and joins the thread."""
+
+    def __init__(self, app: AsyncApp) -> None:
+        self._app = app
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
+        self._connected = False
+        self._failure: BaseException | None = None
+        self.portal = Portal(self._loop)
+        # A daemon, so that a second Ctrl-C ends a process whose engine does not let it go.
+        self._thread = threading.Thread(target=self._serve, name="que-blocking", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+
+    def open(self) -> None:
+        """Connect the app in the thread's loop; raises what its connect() raises."""
+        self.portal.run(self._connect)
+
+    def close(self) -> None:
+        """Disconnect the app, end the loop and join the thread; raises what its disconnect() raises."""
+        with suppress(NotConnected):
+            self.portal.post(self._closing.set)
+        self._thread.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            life = runner.get_loop().create_task(self._live())
+            while not life.done():
+                try:
+                    self._loop.run_until_complete(life)
+                except (SystemExit, KeyboardInterrupt):
+                    # asyncio lets these two out of run_until_complete(); the loop is whole, and there is work to end.
+                    _log.critical("something exited the loop of the blocking app, which closes", exc_info=True)
+                    self._closing.set()
+                except Exception as error:
+                    self._failure = error
+
+    async def _connect(self) -> None:
+        # What connect() does not finish it takes back itself.
+        await self._app.connect()
+        self._connected = True
+
+    async def _live(self) -> None:
+        try:
+            await self._closing.wait()
+            await self.portal.stop()
+            if self._connected:
+                await self._app.disconnect()
+        finally:
+            self.portal.end()
+
+
+_open: weakref.WeakSet[BlockingQue] = weakref.WeakSet()
 
 
 def _close_all() -> None:

@@ -45,7 +45,7 @@ class Surroundings:
     """What all runs of one consumer share.
 
     `progress` and `chunks` are None where the driver named `driver` has no such channel. `thread` is the loop's ident.
-    `blocking` opens the sync face.
+    `blocking` is the sync face of the app.
     """
 
     driver: str
@@ -53,7 +53,7 @@ class Surroundings:
     thread: int
     progress: Emits | None
     chunks: Emits | None
-    blocking: Callable[[], Blocking]
+    blocking: Blocking
 
 
 class Context(Generic[StateT_co]):
@@ -91,7 +91,7 @@ class Context(Generic[StateT_co]):
         """The sync face of the app, for a `def` handler that submits jobs; raises NotConnected outside a worker."""
         if self._surroundings is None:
             raise NotConnected("a context made by hand belongs to no worker, so there is nothing to submit to")
-        return self._surroundings.blocking()
+        return self._surroundings.blocking
 
     def progress(self, done: int, total: int) -> None:
         """Tell the submitter that `done` of `total` is done; raises UnsupportedFeature where the engine cannot."""

@@ -48,7 +48,7 @@ class Worker(Generic[StateT]):
         concurrency: int,
         lifespan: Lifespan[StateT],
         middleware: Sequence[Middleware[Never]],
-        blocking: Callable[[], Blocking],
+        blocking: Callable[[], AbstractAsyncContextManager[Blocking]],
     ) -> None:
         if concurrency < 1:
             raise ConfigurationError(f"concurrency={concurrency}: expected at least 1")
@@ -95,12 +95,13 @@ class Worker(Generic[StateT]):
 
     async def _start(self) -> None:
         state = await self._stack.enter_async_context(self._lifespan())
+        blocking = await self._stack.enter_async_context(self._blocking())
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="que-job")
         self._stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         try:
             for backend, jobs in self._work:
                 station = _Station(backend, jobs, self._concurrency)
-                await station.open(partial(Runs, jobs, self._middleware, state, executor), self._blocking)
+                await station.open(partial(Runs, jobs, self._middleware, state, executor), blocking)
                 self._stations.append(station)
         except BaseException:
             await self.stop(grace=0)
@@ -126,7 +127,7 @@ class _Station:
         self._room: asyncio.Future[None] | None = None
         self._empty: asyncio.Future[None] | None = None
 
-    async def open(self, runs: Callable[[Surroundings], Runs], blocking: Callable[[], Blocking]) -> None:
+    async def open(self, runs: Callable[[Surroundings], Runs], blocking: Blocking) -> None:
         """Register the jobs and start to reserve."""
         driver = self._backend.driver
         self._consumer: Consumer = await driver.register(list(self._jobs), self._concurrency, self)
