@@ -121,9 +121,8 @@ class BlockingQue:
         backend, merged = self._app.route(job, options)
         envelope = backend.prepare(job, params, merged, background=False, posted=len(portal))
         handle = Handle(envelope.id, backend, job)
-        blocking = BlockingHandle(portal, handle)
-        portal.post(partial(_start, backend, envelope, handle, blocking.wake))
-        return blocking
+        portal.post(partial(backend.dispatch, envelope, handle))
+        return BlockingHandle(portal, handle)
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> BlockingSending:
         """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises."""
@@ -132,9 +131,8 @@ class BlockingQue:
         backend, merged = self._app.route(job, options)
         envelope = backend.prepare(job, params, merged, background=True, posted=len(portal))
         sending = Sending(envelope.id, backend, job.name)
-        blocking = BlockingSending(portal, sending)
-        portal.post(partial(_start, backend, envelope, sending, blocking.wake))
-        return blocking
+        portal.post(partial(backend.dispatch, envelope, sending))
+        return BlockingSending(portal, sending)
 
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[BlockingHandle[ResultT]]:
         """Return a handle for each item, in order."""
@@ -302,7 +300,7 @@ def _started(
 
 
 class _LoopThread:
-    """An event loop in a thread of its own, for one connection of `app`: close() disconnects it and joins the thread."""
+    """An event loop in a thread of its own, for one connection of `app`; close() ends both."""
 
     def __init__(self, app: AsyncApp) -> None:
         self._app = app

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from que.errors import NotConnected, QueError, ResultTimeout, WrongLoop
@@ -38,7 +39,7 @@ class Waiter:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         """End the wait; harmless when called again, from any thread."""
         with suppress(RuntimeError):
             self._lock.release()
@@ -201,12 +202,11 @@ def refuse_inside_loop() -> None:
 class BlockingPromise(Generic[ValueT]):
     """A value that arrives once, for threads; any number of them may wait for it."""
 
-    __slots__ = ("_portal", "_promise", "_waiters")
+    __slots__ = ("_portal", "_promise")
 
     def __init__(self, portal: Portal, promise: Promise[ValueT]) -> None:
         self._portal = portal
         self._promise = promise
-        self._waiters: list[Waiter] = []
 
     def __repr__(self) -> str:
         return f"<Blocking {self._promise!r}>"
@@ -230,11 +230,6 @@ class BlockingPromise(Generic[ValueT]):
         """Return the value, or raise what came instead; raises asyncio.InvalidStateError if it is not done."""
         return self._promise.peek()
 
-    def wake(self, _: Promise[object]) -> None:
-        """Let the waiting threads look: the promise is done."""
-        for waiter in list(self._waiters):
-            waiter.wake()
-
     def result(self, timeout: float | None = None) -> ValueT:
         """Return the value, or raise what came instead; after `timeout` seconds raise ResultTimeout.
 
@@ -249,14 +244,26 @@ class BlockingPromise(Generic[ValueT]):
         return promise.peek()
 
     def _wait(self, timeout: float | None) -> bool:
+        """Return True if woken. Only who waits is called back, so a promise that is done in time costs nothing."""
         refuse_inside_loop()
+        portal, promise = self._portal, self._promise
         waiter = Waiter()
-        self._waiters.append(waiter)
         try:
-            # The promise is done before it calls wake(), so a look after the entry in the list misses nothing.
-            return self._promise.done or self._portal.wait(waiter, timeout)
-        finally:
-            self._waiters.remove(waiter)
+            portal.post(partial(promise.add_done_callback, waiter.wake))
+        except NotConnected:
+            return True
+        try:
+            woken = portal.wait(waiter, timeout)
+        except BaseException:
+            self._forget(waiter)
+            raise
+        if not woken:
+            self._forget(waiter)
+        return woken
+
+    def _forget(self, waiter: Waiter) -> None:
+        with suppress(NotConnected):
+            self._portal.post(partial(self._promise.remove_done_callback, waiter.wake))
 
 
 class BlockingSending(BlockingPromise[Receipt]):
