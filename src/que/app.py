@@ -95,6 +95,7 @@ class Que(Generic[StateT]):
         self._backends: dict[str, Backend] = {}
         self._jobs: dict[Backend, dict[str, Job[object, object]]] = {}
         self._connected = False
+        self._workers: weakref.WeakSet[Worker[StateT]] = weakref.WeakSet()
         _apps.add(cast(Que[object], self))
         if not urls and not named_urls:
             urls = (os.environ.get("QUE_URL", "memory://"),)
@@ -140,10 +141,16 @@ class Que(Generic[StateT]):
         self._connected = True
 
     async def disconnect(self) -> None:
-        """Let what waits leave, and close every backend; handles that still wait get an error. Harmless twice."""
+        """Let what waits leave, and close every backend; handles that still wait get an error. Harmless twice.
+
+        Workers that still run are stopped first, without grace: their jobs are released.
+        """
         self._connected = False
-        closing = [backend.disconnect() for backend in self._backends.values()]
-        for answer in await asyncio.gather(*closing, return_exceptions=True):
+        workers = [worker.stop(grace=0) for worker in list(self._workers) if worker.is_running]
+        answers = await asyncio.gather(*workers, return_exceptions=True)
+        backends = [backend.disconnect() for backend in self._backends.values()]
+        answers += await asyncio.gather(*backends, return_exceptions=True)
+        for answer in answers:
             if answer is not None:
                 raise answer
 
@@ -260,13 +267,15 @@ class Que(Generic[StateT]):
             (backend, {name: job for name, job in jobs.items() if job.worked_by is not None})
             for backend, jobs in self._jobs.items()
         ]
-        return Worker(
+        worker = Worker(
             [(backend, jobs) for backend, jobs in work if jobs],
             concurrency=concurrency,
             lifespan=self._lifespan,
             middleware=self._middleware,
             blocking=self._blocking_inside,
         )
+        self._workers.add(worker)
+        return worker
 
     async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
         """Work this app's jobs until cancelled; connects first, and disconnects at the end, if need be."""
@@ -290,6 +299,7 @@ class Que(Generic[StateT]):
     def renew(self) -> None:
         """Start over in a forked child, unconnected."""
         self._connected = False
+        self._workers.clear()
         for backend in self._backends.values():
             backend.renew()
 

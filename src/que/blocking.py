@@ -66,6 +66,7 @@ class BlockingQue:
         self._app = app
         self._portal_or_none = portal
         self._thread: _LoopThread | None = None
+        self._connecting = threading.Lock()
 
     def __enter__(self) -> Self:
         self.connect()
@@ -86,16 +87,21 @@ class BlockingQue:
     def connect(self) -> None:
         """Start the loop's thread and connect the app in it; raises ConnectError."""
         refuse_inside_loop()
-        if self._portal_or_none is not None and not self._portal_or_none.is_closed:
-            raise ConfigurationError("this blocking app is connected already")
-        thread = _LoopThread(self._app)
-        self._thread, self._portal_or_none = thread, thread.portal
+        if not self._connecting.acquire(blocking=False):
+            raise ConfigurationError("this blocking app is being connected by another thread")
         try:
-            thread.open()
-        except BaseException:
-            self.disconnect()
-            raise
-        _open.add(self)
+            if self._portal_or_none is not None and not self._portal_or_none.is_closed:
+                raise ConfigurationError("this blocking app is connected already")
+            thread = _LoopThread(self._app)
+            try:
+                thread.open()
+            except BaseException:
+                thread.close()
+                raise
+            self._thread, self._portal_or_none = thread, thread.portal
+            _open.add(self)
+        finally:
+            self._connecting.release()
 
     def disconnect(self) -> None:
         """Disconnect the app, end its loop and join the thread; harmless when called again.
@@ -229,7 +235,9 @@ class BlockingWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        # Whoever closes the app stops its workers.
+        with suppress(NotConnected):
+            self.stop()
 
     def run(self) -> None:
         """Work until stop() has been called and has finished; an interruption, as by Ctrl-C, stops without grace."""

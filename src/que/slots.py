@@ -5,6 +5,7 @@ import contextvars
 import enum
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import suppress
 from types import coroutine
 from typing import cast
 
@@ -93,24 +94,22 @@ class Slots:
         elif len(self._tasks) < self._count:
             task = self._loop.create_task(self._slot())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._waiting and not self._closed:
+            self._wake()
 
     async def _slot(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         base = contextvars.copy_context()
         while not self._closed:
-            try:
-                if self._waiting:
-                    await self._work(task, base)
-                else:
-                    await self._park()
-            except asyncio.CancelledError:
-                # A cancellation meant for a job that ended in the same tick.
-                if self._closed:
-                    raise
-            while task.cancelling():
-                task.uncancel()
+            if self._waiting:
+                await self._work(task, base)
+            else:
+                await self._park()
 
     async def _park(self) -> None:
         idle = self._loop.create_future()
@@ -142,10 +141,14 @@ class Slots:
                 raise
             finally:
                 del running[delivery]
-            self._end(delivery, verdict, self._stops.pop(delivery, None))
+            why = self._stops.pop(delivery, None)
+            self._end(delivery, verdict, why)
             jobs += 1
             if task.cancelling():
-                return
+                # Ours was for the job; anybody else's, as that of asyncio.run() at the loop's end, is for the slot.
+                if why is None:
+                    raise asyncio.CancelledError
+                await _forget_cancellation(task)
             if jobs % _JOBS_PER_LOOK == 0 and clock() - breathed > _BREATH_SECONDS:
                 await asyncio.sleep(0)
                 breathed = clock()
@@ -161,6 +164,14 @@ class Slots:
         elif verdict is None:
             verdict = _UNFINISHED[why]
         self._report(delivery, verdict)
+
+
+async def _forget_cancellation(task: asyncio.Task[None]) -> None:
+    while task.cancelling():
+        task.uncancel()
+    # Before Python 3.13 one that the job has not seen is still to come.
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
 
 
 @coroutine

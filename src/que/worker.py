@@ -62,7 +62,13 @@ class Worker(Generic[StateT]):
         self._stack = AsyncExitStack()
         self._stations: list[_Station] = []
         self._stopping: asyncio.Task[None] | None = None
+        self._begun = False
         self._stopped = asyncio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has begun, and has not stopped."""
+        return self._begun and not self._stopped.is_set()
 
     async def run(self) -> None:
         """Work until stop() has been called and has finished; a cancellation stops without grace."""
@@ -94,6 +100,7 @@ class Worker(Generic[StateT]):
         await asyncio.shield(self._stopping)
 
     async def _start(self) -> None:
+        self._begun = True
         state = await self._stack.enter_async_context(self._lifespan())
         blocking = await self._stack.enter_async_context(self._blocking())
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="que-job")
