@@ -58,8 +58,7 @@ class ClientSession:
     # What the machine calls
 
     def accepted(self, token: Envelope, handle: bytes) -> None:
-        unique = token.id if token.unique is None and len(token.id) < 60 else wire_unique(token)
-        self._events.accepted(token.id, f"{self._prefix}{handle.decode()}/{unique}")
+        self._events.accepted(token.id, f"{self._prefix}{handle.decode('utf-8', 'replace')}/{wire_unique(token)}")
 
     def refused(self, token: Envelope, error: Rejected) -> None:
         self._events.refused(token.id, error)

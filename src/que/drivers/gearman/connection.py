@@ -2,13 +2,18 @@
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
 from typing import Protocol, cast
 
 from que.errors import ProtocolError, Rejected
 from que.gearman.client import Asker
 
 _BEAT = b"que"
+# As much as this does not wait for an acknowledgement on its own.
+_MUCH_BYTES = 64 * 1024
 # Seconds of silence before the kernel asks, between its questions, and how many go unanswered.
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
 
@@ -65,9 +70,9 @@ class Answer(Asker):
 class Connection(asyncio.BufferedProtocol, Asker):
     """A session's transport. `heartbeat` and `deadline` are in seconds, see Options.
 
-    Whatever arrives proves that the peer lives, and so does what leaves once the kernel's buffer has been full: a peer
-    that is busy with a huge payload either way is not dead. Silence is counted in beats, so that a loop that was
-    blocked for long does not blame the peer.
+    Whatever arrives proves that the peer lives, and so does what leaves while much is queued: a peer that is busy with
+    a huge payload either way is not dead. Silence is counted in beats, so that a loop that was blocked for long does
+    not blame the peer.
     """
 
     def __init__(self, session: Session, heartbeat: float, deadline: float) -> None:
@@ -207,11 +212,11 @@ class Connection(asyncio.BufferedProtocol, Asker):
             self.flush()
 
     def _lives(self) -> bool:
-        queued = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        queued = 0 if self._transport is None else _queued(self._transport)
         received, left, was_queued = self._seen
         self._seen = (self._received, self._written - queued, queued)
-        # While the kernel's buffer has room, what leaves proves nothing of the peer.
-        return self._received > received or (was_queued > 0 and self._written - queued > left)
+        # A stopped peer's kernel still takes a few bytes: only what had to wait for room proves that the peer reads.
+        return self._received > received or (was_queued >= _MUCH_BYTES and self._written - queued > left)
 
     def answered(self, args: tuple[bytes, ...]) -> None:
         self._beating = False
@@ -221,6 +226,15 @@ class Connection(asyncio.BufferedProtocol, Asker):
 
     def lost(self) -> None:
         self._beating = False
+
+
+def _queued(transport: asyncio.Transport) -> int:
+    """Return how many written bytes the peer has not acknowledged: in the transport and, on Linux, in the kernel."""
+    sock = transport.get_extra_info("socket")
+    unread = bytearray(4)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, unread)
+    return transport.get_write_buffer_size() + int.from_bytes(unread, sys.byteorder)
 
 
 def _tune(sock: socket.socket | None) -> None:

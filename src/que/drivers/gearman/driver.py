@@ -129,6 +129,7 @@ class GearmanDriver:
     async def cancel(self, receipt: str) -> bool:
         """Take a job that is still queued away and return True; those that watch it here learn that it was cancelled.
 
+        The server forgets the job only when a worker would have taken it; until then its unique is not free again.
         False for a job that runs, for Gearman cannot stop its worker, and for one that is gone. After the restart of a
         server with a persistent queue the handles in old receipts name other jobs: do not cancel by them.
         """

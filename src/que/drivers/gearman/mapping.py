@@ -76,6 +76,10 @@ def function_name(name: str) -> bytes:
 
 def wire_unique(envelope: Envelope) -> str:
     """Return the unique that stands for this job on the wire, see the module. Raises Rejected if it is no text."""
+    id = envelope.id
+    # Ids of our own are always plain, and this is asked twice a job.
+    if envelope.unique is None and 1 < len(id) <= MAX_UNIQUE_BYTES and id.isascii() and id.isprintable():
+        return id
     if envelope.unique is None:
         return _fitting("", envelope.id)
     return _fitting("b:" if envelope.background else "f:", envelope.unique)
@@ -94,7 +98,7 @@ def _fitting(prefix: str, key: str) -> str:
 
 def request(envelope: Envelope, function: bytes) -> Request:
     """Return the packet type and the arguments before the data; raises Rejected for what Gearman has no place for."""
-    unique = envelope.id.encode() if _is_plain(envelope) else wire_unique(envelope).encode()
+    unique = wire_unique(envelope).encode()
     if not envelope.background:
         if envelope.due is not None:
             raise Rejected("Gearman delays background jobs only: nobody can wait for a delayed one; use send()")
@@ -108,11 +112,6 @@ def request(envelope: Envelope, function: bytes) -> Request:
     if envelope.expires is not None or envelope.run_timeout is not None:
         raise Rejected("Gearman has no place for expires or for one call's run_timeout: bound the run on the worker")
     return kind, (function, unique)
-
-
-def _is_plain(envelope: Envelope) -> bool:
-    id = envelope.id
-    return envelope.unique is None and 1 < len(id) <= MAX_UNIQUE_BYTES and id.isascii() and id.isprintable()
 
 
 def _delayed(envelope: Envelope, function: bytes, unique: bytes, due: float) -> Request:
