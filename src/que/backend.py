@@ -73,7 +73,7 @@ class Backend:
     ) -> None:
         self.alias = alias
         self.address = address
-        self.driver = driver
+        self.driver: Driver = driver
         self._abandoned: Driver | None = None
         self._max_unsent = max_unsent
         self._watch_timeout = watch_timeout

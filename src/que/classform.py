@@ -42,7 +42,9 @@ class Model(Generic[ParamsT, ResultT]):
 
     def __init__(self, params: ParamsT, context: Context[object] | None = None) -> None:
         self.params = params
-        self.context = context if context is not None else Context[object](type(self).__name__, state=None)
+        self.context: Context[object] = (
+            context if context is not None else Context[object](type(self).__name__, state=None)
+        )
 
     async def process(self) -> ResultT:
         """Return the result for `self.params`."""

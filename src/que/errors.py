@@ -56,7 +56,7 @@ class UnknownDriver(ConfigurationError):
         super().__init__(f"no driver for {scheme!r}{guess} known: {', '.join(known)}")
         self.scheme = scheme
         self.nearest = nearest
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
 
 
 class UnsupportedFeature(ConfigurationError):

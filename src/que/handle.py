@@ -95,7 +95,7 @@ class Promise(Generic[ValueT_co]):
     __slots__ = ("_failure", "_value", "_waiters", "_watcher", "id")
 
     def __init__(self, id: str, watcher: Watcher) -> None:
-        self.id = id
+        self.id: str = id
         self._watcher = watcher
         self._value: ValueT_co | _Nothing = _NOTHING
         self._failure: _Failure | None = None
@@ -332,8 +332,8 @@ class _EventLog:
 
     def __init__(self, ended: bool) -> None:
         self.kept: deque[Event] = deque(maxlen=_EVENTS_KEPT)
-        self.seen = 0
-        self.ended = ended
+        self.seen: int = 0
+        self.ended: bool = ended
         self.waiters: list[asyncio.Future[None]] = []
 
     def append(self, event: Event) -> None:
@@ -360,7 +360,7 @@ class Events:
     def __init__(self, log: _EventLog) -> None:
         self._log = log
         self._position = 0
-        self.lost = 0
+        self.lost: int = 0
 
     def __aiter__(self) -> "Events":
         return self

@@ -77,12 +77,12 @@ class Context(Generic[StateT_co]):
         surroundings: Surroundings | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        self.job = job
-        self.state = state
-        self.job_id = job_id
-        self.attempt = attempt
+        self.job: str = job
+        self.state: StateT_co = state
+        self.job_id: str = job_id
+        self.attempt: int | None = attempt
         self.deadline: float | None = None
-        self.cancelled = False
+        self.cancelled: bool = False
         self._surroundings = surroundings
         self._delivery = delivery
 
@@ -221,13 +221,13 @@ class Job(Generic[ParamsT, ResultT]):
         run_timeout: float | None = None,
         middleware: Sequence[Middleware[Never]] = (),
     ) -> None:
-        self.name = checked_name(name)
+        self.name: str = checked_name(name)
         self.params_type = params_type
-        self.result_type = NoneType if result_type is None else result_type
+        self.result_type: object = NoneType if result_type is None else result_type
         self.driver = driver
         self.serializer = serializer
-        self.middleware = tuple(middleware)
-        self.options = NO_OPTIONS
+        self.middleware: tuple[Middleware[Never], ...] = tuple(middleware)
+        self.options: Options = NO_OPTIONS
         if (priority, expires, run_timeout) != (None, None, None):
             self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout)
         self.worked_by: Handler | None = None

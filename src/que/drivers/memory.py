@@ -66,14 +66,14 @@ class _Entry:
     __slots__ = ("attempts", "consumer", "delivery", "done", "envelope", "state", "total", "watchers")
 
     def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.state = _State.QUEUED
-        self.attempts = 0
+        self.envelope: Envelope = envelope
+        self.state: _State = _State.QUEUED
+        self.attempts: int = 0
         self.watchers: tuple[str, ...] = () if envelope.background else (envelope.id,)
         self.delivery: Delivery | None = None
         self.consumer: _MemoryConsumer | None = None
-        self.done = 0
-        self.total = 0
+        self.done: int = 0
+        self.total: int = 0
 
 
 class _Queue:
@@ -297,7 +297,7 @@ class _MemoryConsumer:
     """One worker's claim on some functions."""
 
     def __init__(self, driver: MemoryDriver, functions: Collection[str], slots: int, notices: ConsumerSink) -> None:
-        self.functions = deque(functions)
+        self.functions: deque[str] = deque(functions)
         self.notices = notices
         self._driver = driver
         self._free = slots

@@ -71,9 +71,9 @@ class Worker(Generic[TokenT]):
         max_payload: int = DEFAULT_MAX_PAYLOAD,
     ) -> None:
         self.held: dict[bytes, TokenT] = {}
-        self.outstanding = 0
-        self.phase = Phase.AWAKE
-        self.rest_until = 0.0
+        self.outstanding: int = 0
+        self.phase: Phase = Phase.AWAKE
+        self.rest_until: float = 0.0
         self._sink = sink
         self._functions = frozenset(functions)
         self._parser = Parser(Magic.RESPONSE, max_payload)

@@ -50,7 +50,7 @@ class Link(Generic[SessionT]):
         open_session: Callable[["Link[SessionT]"], SessionT],
         up: Callable[[SessionT], None],
     ) -> None:
-        self.host = host
+        self.host: Host = host
         self.session: SessionT | None = None
         # None once the first attempt has succeeded, else why it failed.
         self.first: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()

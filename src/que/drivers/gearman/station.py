@@ -38,9 +38,9 @@ class Station:
         self.host = host
         self.machine: Worker[Delivery] = Worker(self, names, options.client_id, options.max_payload)
         # Jobs that end with this connection, because they were released or nobody was there to take them.
-        self.released = 0
+        self.released: int = 0
         # Whether it must close once nothing runs.
-        self.leaving = False
+        self.leaving: bool = False
         self._owner = owner
         self._names = names
         self._patience = min(options.deadline, _FAREWELL_SECONDS)
