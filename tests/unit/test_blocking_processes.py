@@ -254,6 +254,28 @@ def test_a_forked_child_opens_a_face_of_its_own() -> None:
     assert printed == ["child ended: 0", "8", "threads: []"]
 
 
+def test_a_forked_child_starts_without_its_parents_jobs() -> None:
+    printed = run(
+        CHILD
+        + """
+        @app.job("mark")
+        async def mark(params: int) -> None:
+            print("marked by", "the parent" if os.getpid() == parent else "the child")
+        parent = os.getpid()
+        with app.blocking() as q:
+            handle = q.submit(mark, 1)
+            handle.accepted()
+            def child():
+                with app.blocking() as mine, mine.worker():
+                    mine.submit(double, 21).result(timeout=10)
+            in_child(child)
+            with q.worker():
+                handle.result(timeout=20)
+    """
+    )
+    assert printed == ["child ended: 0", "marked by the parent", "threads: []"]
+
+
 def test_a_forked_child_of_a_running_loop_finds_its_app_unconnected() -> None:
     printed = run(
         CHILD
