@@ -491,6 +491,41 @@ def test_a_loop_that_something_exits_is_closed_in_order(echo: Echo, caplog: pyte
         assert "exited the loop" in caplog.text
 
 
+def test_disconnect_stops_the_workers_that_still_run(echo: Echo) -> None:
+    async def main() -> None:
+        await echo.app.connect()
+        worker = echo.app.worker()
+        running = asyncio.create_task(worker.run())
+        assert await echo.reverse.submit(Message("2pac")) == Reversed("cap2")
+        await echo.app.disconnect()
+        await asyncio.wait_for(running, WAIT_SECONDS)
+        assert not worker.is_running
+
+    asyncio.run(main())
+
+
+def test_a_loop_ends_under_a_worker_that_nobody_stopped(echo: Echo) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def endless(params: Message) -> Reversed:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        echo.nobody.handler(endless)
+        await echo.app.connect()
+        await echo.app.worker().__aenter__()
+        assert await echo.reverse.submit(Message("2pac")) == Reversed("cap2")
+        echo.nobody.send(Message("x"))
+        await begun.wait()
+
+    ended = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    ended.start()
+    ended.join(WAIT_SECONDS)
+    assert not ended.is_alive()
+
+
 # --- def handlers that submit jobs ------------------------------------------------------------------------------------
 
 
