@@ -10,7 +10,8 @@ from que.errors import ConfigurationError, InvalidName
 
 MASK = "***"
 SCHEME = re.compile("[a-z][a-z0-9+.-]*")
-_SECRET_OPTIONS = ("password", "passwd", "secret", "token", "key")
+_SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key", "auth", "credential")
+_OPTION_NAME = re.compile("[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +109,21 @@ def _is_secret(name: str) -> bool:
 
 
 def _masked(url: str) -> str:
-    """Return `url` with what stands before its last @ and all option values hidden, whatever its form."""
-    before, question, _ = url.partition("?")
-    scheme, separator, rest = before.rpartition("://")
+    """Return `url` with what stands before its last @ and all options hidden, whatever its form."""
+    scheme, separator, rest = url.partition("://")
+    if not SCHEME.fullmatch(scheme.lower()):
+        scheme, separator, rest = "", "", url
+    # A question mark in a password that was not escaped stands before the @: what follows it is no option.
     _, at, servers = rest.rpartition("@")
+    servers, question, _ = servers.partition("?")
     return scheme + separator + (MASK + at if at else "") + servers + (question + MASK if question else "")
 
 
 def _options(query: str, url: str) -> tuple[tuple[str, str], ...]:
     pairs = tuple(parse_qsl(query, keep_blank_values=True))
     names = [name for name, _ in pairs]
+    if not all(map(_OPTION_NAME.fullmatch, names)):
+        raise InvalidName("engine URL", _masked(url), "an option looks like name=value, and a ? in a password is %3F")
     if len(set(names)) != len(names):
         raise InvalidName("engine URL", _masked(url), "an option stands twice")
     return pairs
