@@ -42,8 +42,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("delay", "expires", "run_timeout"):
-            seconds: float | None = getattr(self, name)
-            if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+            seconds: object = getattr(self, name)
+            is_number = isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
+            if seconds is not None and not is_number:
                 raise ConfigurationError(f"{name}={seconds!r}: expected seconds, 0 or more")
         if not _is_priority(self.priority):
             raise ConfigurationError(f"priority={self.priority!r}: expected que.Priority.LOW, NORMAL or HIGH")
