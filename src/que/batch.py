@@ -96,7 +96,11 @@ class Batcher(Generic[ItemT]):
         self._taken += len(items)
         try:
             await self._call(items)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Also a cancellation of something that the call waited for: it is no reason to stop.
             self._loop.call_exception_handler({"message": "a batch was lost", "exception": error})
         finally:
             self._taken -= len(items)
