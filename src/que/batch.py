@@ -68,6 +68,9 @@ class Batcher(Generic[ItemT]):
 
     def _wake(self) -> None:
         """Let one task take the items at the end of this tick, if one may."""
+        # One that is done was cancelled with its task, as asyncio.run() does at the loop's end.
+        while self._idle and self._idle[-1].done():
+            self._idle.pop()
         if self._idle:
             self._woken = True
             self._idle.pop().set_result(None)
