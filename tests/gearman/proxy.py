@@ -1,6 +1,7 @@
 """A TCP proxy in front of a server: it writes down what passes, and can be slow, or speak TLS to its clients."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -80,8 +81,11 @@ async def proxying(
 ) -> AsyncGenerator[Proxy, None]:
     """Give a proxy that listens on `proxy.port` for as long as the block lasts."""
     proxy = Proxy(port, bytes_at_once=bytes_at_once, pause_seconds=pause_seconds)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls, limit=bytes_at_once)
-    proxy.port = server.sockets[0].getsockname()[1]
+    listener = socket.create_server(("127.0.0.1", 0))
+    # What the kernel holds for a slow proxy would look like progress that stops.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(bytes_at_once, 256 * 1024))
+    server = await asyncio.start_server(proxy.serve, sock=listener, ssl=tls, limit=bytes_at_once)
+    proxy.port = listener.getsockname()[1]
     try:
         yield proxy
     finally:

@@ -241,8 +241,7 @@ class Submitter:
 
 
 def _live(link: Link[ClientSession]) -> ClientSession | None:
-    session = link.session
-    return session if session is not None and session.connection.alive else None
+    return link.session if link.is_up else None
 
 
 def _caused(error: Exception) -> Rejected:

@@ -58,6 +58,11 @@ class GearmanDriver:
             max_payload=self._options.max_payload,
         )
 
+    @property
+    def links_up(self) -> list[str]:
+        """The servers to which jobs can be submitted now."""
+        return [server for server, link in self._links.items() if link.is_up]
+
     async def connect(self, events: EventSink) -> None:
         """Succeeds once one server has answered and warns of the others; raises ConnectError if none does."""
         if self._submitter is not None:
@@ -70,7 +75,7 @@ class GearmanDriver:
         self._links = links
         try:
             failures = await first_answers(list(links.values()), _PATIENCE_SECONDS)
-            if not any(link.session for link in links.values()):
+            if not self.links_up:
                 raise ConnectError(str(self._address), "; ".join(f"{host}: {error}" for host, error in failures))
         except BaseException:
             await self.disconnect()
@@ -151,7 +156,7 @@ class GearmanDriver:
         link = self._links.get(named.server)
         if link is None:
             raise InvalidName("receipt", str(named), f"its server is not one of {', '.join(self._links)}")
-        if link.session is None or not link.session.connection.alive:
+        if link.session is None or not link.is_up:
             raise ConnectError(named.server, "the connection is down at the moment")
         return link.session
 

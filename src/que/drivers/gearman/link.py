@@ -63,6 +63,11 @@ class Link(Generic[SessionT]):
         self._failures = 0
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"que {role} {host}")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a session, and its connection lives."""
+        return self.session is not None and self.session.connection.alive
+
     async def close(self, why: Exception) -> None:
         """The connection, if any, is aborted and none will follow."""
         self._task.cancel()
@@ -117,6 +122,9 @@ class Link(Generic[SessionT]):
             connection.abort(reason)
             raise reason from error
         except BaseException as error:
+            if connection.closed.done() and isinstance(error, ConnectionError):
+                # Why it closed says more than that no answer came.
+                raise connection.closed.result() from error
             connection.abort(ConnectionAbortedError(str(error)))
             raise
         return session
