@@ -1,7 +1,7 @@
 """One typed interface to many job queues: declare a job once, choose the engine with a URL."""
 
 from que.app import Que
-from que.blocking import BlockingQue
+from que.blocking import BlockingQue, BlockingWorker
 from que.classform import Model
 from que.driver import register_driver
 from que.errors import (
@@ -38,7 +38,7 @@ from que.job import Context, Job, Middleware, Next
 from que.middleware import log_runs
 from que.model import Capabilities, Chunk, JobStatus, Lease, Priority, Progress, Support, UniqueScope, Warned
 from que.outcome import Outcome, Refused, Sent
-from que.portal import BlockingHandle, BlockingSending
+from que.portal import BlockingEvents, BlockingHandle, BlockingSending
 from que.serializer import JSON, MSGPACK, RAW, Serializer
 from que.worker import Worker
 
@@ -46,9 +46,11 @@ __all__ = [
     "JSON",
     "MSGPACK",
     "RAW",
+    "BlockingEvents",
     "BlockingHandle",
     "BlockingQue",
     "BlockingSending",
+    "BlockingWorker",
     "Capabilities",
     "Chunk",
     "ConfigurationError",

@@ -88,7 +88,11 @@ class Context(Generic[StateT_co]):
 
     @property
     def blocking(self) -> Blocking:
-        """The sync face of the app, for a `def` handler that submits jobs; raises NotConnected outside a worker."""
+        """The sync face of the app, for a `def` handler that submits jobs; raises NotConnected outside a worker.
+
+        A handler keeps its slot while it waits: where all slots wait for jobs that only this worker takes, none of them
+        ends. Give result() a timeout there, the job a run_timeout, or the worker a higher concurrency.
+        """
         if self._surroundings is None:
             raise NotConnected("a context made by hand belongs to no worker, so there is nothing to submit to")
         return self._surroundings.blocking
