@@ -46,8 +46,12 @@ class _MsgspecSerializer:
         class_ = _plain_class(type_)
         try:
             decode_raw = self.decoder(type_).decode
+            foreign = _foreign_class(msgspec.inspect.type_info(type_), set())
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{self.name} cannot carry {root} of type {type_!r}: {error}") from error
+        if foreign is not None:
+            # msgspec leaves such a class to hooks, of which there are none here: every value would fail.
+            raise ConfigurationError(f"{self.name} cannot carry {root} of type {type_!r}: {foreign!r} is no data type")
         empty = _decodes_null(decode_raw, self.null)
 
         def encode(value: object) -> bytes:
@@ -55,7 +59,8 @@ class _MsgspecSerializer:
                 raise PayloadError(f"{root}: expected {class_.__name__}, got {type(value).__name__}")
             try:
                 return encode_raw(value)
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            except Exception as error:
+                # Any error: a value's own code may run here, as it may at the decoding.
                 raise PayloadError(f"{root}: {error}") from error
 
         def decode(payload: bytes) -> object:
@@ -63,7 +68,7 @@ class _MsgspecSerializer:
                 return None
             try:
                 return decode_raw(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except Exception as error:
                 raise PayloadError(_located(root, error)) from error
 
         return Codec(encode, decode)
@@ -108,12 +113,30 @@ def _decodes_null(decode: Callable[[bytes], object], null: bytes) -> bool:
         return False
 
 
+# What payloads decode to where the type asks for no more; a class like object or Hashable takes them as they are.
+_PLAIN = (type(None), bool, int, float, str, list, dict)
+
+
+def _foreign_class(node: object, seen: set[int]) -> type | None:
+    """Return a class within the described type `node` of which no payload can be, or None."""
+    if id(node) in seen:
+        return None
+    seen.add(id(node))
+    if isinstance(node, msgspec.inspect.CustomType):
+        return None if any(issubclass(plain, node.cls) for plain in _PLAIN) else node.cls
+    if isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
+        parts = [getattr(node, name) for name in node.__struct_fields__]
+    else:
+        parts = list(cast(tuple[object], node)) if isinstance(node, tuple) else []
+    return next((found for part in parts if (found := _foreign_class(part, seen)) is not None), None)
+
+
 def _plain_class(type_: object) -> type:
     """Return the class that every value of `type_` is an instance of: object where isinstance cannot tell."""
     if type_ is None:
         return type(None)
     is_plain = isinstance(type_, type) and typing.get_origin(type_) is None and not typing.is_typeddict(type_)
-    return cast(type, type_) if is_plain and type_ is not float else object
+    return cast(type, type_) if is_plain and type_ not in (float, typing.Any) else object
 
 
 def _located(root: str, error: Exception) -> str:
