@@ -48,7 +48,8 @@ class Proxy:
         record: list[tuple[PacketType, tuple[bytes, ...]]],
     ) -> None:
         while data := await reader.read(self._bytes_at_once):
-            if parser is not None:
+            # What begins otherwise is the text protocol.
+            if parser is not None and (record or data.startswith(b"\0")):
                 record += [(PacketType(kind), args) for kind, args in parser.feed(data)]
             writer.write(data)
             await writer.drain()

@@ -14,21 +14,21 @@ class Ring:
     A server is placed by its name alone, so neither the order of the names in a URL nor the other servers matter.
     """
 
-    __slots__ = ("_hashes", "_orders")
+    __slots__ = ("_hashes", "_orders", "_owners")
 
     def __init__(self, servers: Sequence[str]) -> None:
         points = sorted((_hash(f"{server}#{point}".encode()), server) for server in servers for point in range(POINTS))
-        owners = [server for _, server in points]
+        self._owners = [server for _, server in points]
         self._hashes = [position for position, _ in points]
-        self._orders = [_order(owners, start) for start in range(len(owners))]
+        self._orders: dict[int, tuple[str, ...]] = {}
 
     def order(self, key: bytes) -> tuple[str, ...]:
         """Return all servers, the key's own first, each followed by the one that stands in for it."""
-        return self._orders[bisect(self._hashes, _hash(key)) % len(self._orders)]
-
-
-def _order(owners: list[str], start: int) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(owners[start:] + owners[:start]))
+        start = bisect(self._hashes, _hash(key)) % len(self._owners)
+        order = self._orders.get(start)
+        if order is None:
+            order = self._orders[start] = tuple(dict.fromkeys(self._owners[start:] + self._owners[:start]))
+        return order
 
 
 def _hash(key: bytes) -> int:
