@@ -295,14 +295,15 @@ def test_a_module_is_called_by_what_it_holds(module: str) -> None:
 
 
 def any_lines(source: str) -> list[int]:
-    """Return the lines that name typing's Any, in an annotation or anywhere else in the code."""
+    """Return the lines that use typing's Any as a type; to compare with it, as one that a user declared, is no use."""
     tree = ast.parse(source)
+    compared = {part for node in ast.walk(tree) if isinstance(node, ast.Compare) for part in ast.walk(node)}
     quoted = [
         ast.increment_lineno(ast.parse(each.value, mode="eval"), each.lineno - 1)
         for each in annotations_in(tree)
         if isinstance(each, ast.Constant) and isinstance(each.value, str)
     ]
-    nodes = [node for root in [tree, *quoted] for node in ast.walk(root)]
+    nodes = {node for root in [tree, *quoted] for node in ast.walk(root)} - compared
     return sorted({node.lineno for node in nodes if isinstance(node, ast.expr | ast.alias) and _names_any(node)})
 
 
@@ -329,6 +330,8 @@ def test_no_annotation_says_any(module: str) -> None:
         pytest.param("from typing import Any\n", [1], id="imported"),
         pytest.param("import typing\nx: list[typing.Any]\n", [2], id="as an attribute"),
         pytest.param("def f(x: 'dict[str, Any]') -> None: ...\n", [1], id="quoted"),
+        pytest.param("if x is typing.Any: y = cast(Any, x)\n", [1], id="beside a comparison"),
+        pytest.param("plain = x not in (float, typing.Any)\n", [], id="compared with"),
         pytest.param("'''Any order is fine.'''\nAnyone = 1\n", [], id="as a word"),
     ],
 )
