@@ -20,7 +20,7 @@ from que.model import JobStatus
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Sent
 from que.portal import Portal
-from que.signature import types_of
+from que.signature import checked_name, types_of
 from que.worker import DEFAULT_CONCURRENCY, Worker
 
 ParamsT = TypeVar("ParamsT")
@@ -160,6 +160,8 @@ class Que(Generic[StateT]):
         Raises InvalidName, and at the decoration ConfigurationError for a handler of another shape, a missing
         annotation, a type that the serializer cannot carry or a name that is taken, UnsupportedFeature for an option.
         """
+
+        checked_name(name)
 
         def declare(handler: Callable[..., object], /) -> Job[object, object]:
             params_type, result_type = types_of(handler)

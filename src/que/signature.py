@@ -3,6 +3,7 @@
 import inspect
 import typing
 from collections.abc import Callable
+from functools import partial
 
 from que.errors import ConfigurationError, InvalidName
 
@@ -29,12 +30,14 @@ def checked_name(name: object) -> str:
 
 def types_of(function: Callable[..., object]) -> tuple[object, object]:
     """Return the annotated types of the params and of the result; raises ConfigurationError if one is missing."""
-    name = getattr(function, "__qualname__", repr(function))
     first = positional(function)[0]
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__qualname__", repr(function))
     annotated = function if inspect.isroutine(function) else type(function).__call__
     try:
-        hints = typing.get_type_hints(annotated)
-    except NameError as error:
+        hints = typing.get_type_hints(annotated, include_extras=True)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
         hint = "declare the type at module level, where annotations can be resolved"
         raise ConfigurationError(f"handler {name}: {error}; {hint}") from error
     for part in (first, "return"):
@@ -48,7 +51,10 @@ def positional(function: Callable[..., object]) -> list[str]:
     name = getattr(function, "__qualname__", repr(function))
     if not callable(function):
         raise ConfigurationError(f"handler {name}: expected a function")
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise ConfigurationError(f"handler {name}: expected a function of ours; {error}") from error
     positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     required = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
     if len(positional) not in (1, 2) or len(required) > len(positional):
