@@ -141,6 +141,11 @@ def register_driver(scheme: str, factory: DriverFactory) -> None:
     _registered[scheme] = factory
 
 
+def known_schemes() -> list[str]:
+    """Return every scheme that open_driver() knows, sorted: registered, built in, or an entry point's."""
+    return sorted({*_registered, *_BUILT_IN, *entry_points(group="que.drivers").names})
+
+
 def open_driver(address: Address) -> Driver:
     """Return the driver for `address`, without any I/O.
 
@@ -156,11 +161,10 @@ def _find(scheme: str) -> DriverFactory:
     if scheme in _BUILT_IN:
         module, _, name = _BUILT_IN[scheme].partition(":")
         return cast(DriverFactory, getattr(importlib.import_module(module), name))
-    plugins = entry_points(group="que.drivers")
-    for plugin in plugins:
+    for plugin in entry_points(group="que.drivers"):
         if plugin.name == scheme:
             return _load(plugin.value, plugin.load)
-    known = sorted({*_registered, *_BUILT_IN, *plugins.names})
+    known = known_schemes()
     nearest = difflib.get_close_matches(scheme, known, 1)
     raise UnknownDriver(scheme, f"{nearest[0]}://" if nearest else None, known)
 

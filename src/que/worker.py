@@ -13,6 +13,7 @@ from typing import Generic, Never, Self
 
 from typing_extensions import TypeVar
 
+from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
 from que.driver import Consumer, Emits
@@ -69,6 +70,11 @@ class Worker(Generic[StateT]):
     def is_running(self) -> bool:
         """Whether it has begun, and has not stopped."""
         return self._begun and not self._stopped.is_set()
+
+    @property
+    def serves(self) -> Sequence[tuple[Address, Sequence[str]]]:
+        """Each engine's address, and the names of the jobs that are worked there."""
+        return [(backend.address, list(jobs)) for backend, jobs in self._work]
 
     async def run(self) -> None:
         """Work until stop() has been called and has finished; a cancellation stops without grace."""
