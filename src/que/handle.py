@@ -70,7 +70,9 @@ class _Failure:
     def look(self) -> QueError:
         """Return a copy, because one exception raised to several awaiters would collect all their tracebacks."""
         self.seen = True
-        return copy.copy(self.error)
+        error = copy.copy(self.error)
+        error.__cause__ = self.error.__cause__
+        return error
 
     def __del__(self) -> None:
         if not self.seen:
@@ -117,11 +119,15 @@ class Promise(Generic[ValueT_co]):
                     self._remove_waiter(waiter)
         return self._get()
 
-    def _new_future(self) -> asyncio.Future[None]:
+    def refuse_other_loops(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop; raises WrongLoop if it is not the one in which the value will arrive."""
         loop = self._watcher.loop
         if asyncio.get_running_loop() is not loop:
             raise WrongLoop(f"{self!r} belongs to the event loop that its app was connected in")
-        return loop.create_future()
+        return loop
+
+    def _new_future(self) -> asyncio.Future[None]:
+        return self.refuse_other_loops().create_future()
 
     def _get(self) -> ValueT_co:
         if self._failure is not None:
@@ -259,7 +265,7 @@ class Handle(Promise[ResultT_co]):
             if self._acceptance is None:
                 self._acceptance = []
             self._acceptance.append(waiter)
-            await waiter
+            await _until_done(waiter, self._acceptance)
         if self._reference is None and self._failure is not None:
             raise self._failure.look()
         return Receipt(self._watcher.alias, self._job.name, self.id, self._reference or "")
@@ -271,7 +277,7 @@ class Handle(Promise[ResultT_co]):
         """
         if self._events is None:
             self._events = _EventLog(self.done)
-        return Events(self._events)
+        return Events(self._events, self._new_future)
 
     async def status(self) -> JobStatus:
         """Return what the engine knows of the job now; raises UnsupportedFeature where it cannot tell."""
@@ -325,6 +331,15 @@ class Handle(Promise[ResultT_co]):
                 waiter.set_result(None)
 
 
+async def _until_done(waiter: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
+    """Wait for `waiter`, one of `waiters`, and leave nothing of it there if the wait is cancelled."""
+    try:
+        await waiter
+    finally:
+        if waiter.cancelled() and waiter in waiters:
+            waiters.remove(waiter)
+
+
 class _EventLog:
     """The newest events of one job, numbered from 0 over its whole life."""
 
@@ -355,10 +370,11 @@ class _EventLog:
 class Events:
     """One reader of a job's events; `lost` counts those that it came too late for."""
 
-    __slots__ = ("_log", "_position", "lost")
+    __slots__ = ("_log", "_new_future", "_position", "lost")
 
-    def __init__(self, log: _EventLog) -> None:
+    def __init__(self, log: _EventLog, new_future: Callable[[], asyncio.Future[None]]) -> None:
         self._log = log
+        self._new_future = new_future
         self._position = 0
         self.lost: int = 0
 
@@ -370,9 +386,9 @@ class Events:
         while self._position == log.seen:
             if log.ended:
                 raise StopAsyncIteration
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter = self._new_future()
             log.waiters.append(waiter)
-            await waiter
+            await _until_done(waiter, log.waiters)
         oldest = log.seen - len(log.kept)
         if self._position < oldest:
             self.lost += oldest - self._position
@@ -402,10 +418,12 @@ async def gather(*handles: Handle[object]) -> tuple[object, ...]:
 
     def arrived(handle: Promise[object]) -> None:
         waiting.discard(handle)
-        if not finished.done() and (not waiting or handle.error is not None):
+        if not finished.done() and (not waiting or _went_wrong(handle)):
             finished.set_result(None)
 
-    if waiting and all(handle.error is None for handle in handles):
+    if waiting and not any(map(_went_wrong, handles)):
+        for handle in waiting:
+            handle.refuse_other_loops()
         for handle in list(waiting):
             handle.add_done_callback(arrived)
         try:
@@ -414,9 +432,19 @@ async def gather(*handles: Handle[object]) -> tuple[object, ...]:
             for handle in waiting:
                 handle.remove_done_callback(arrived)
     for handle in handles:
-        if handle.error is not None:
-            raise handle.error
+        if handle.done:
+            handle.peek()
     return tuple([handle.peek() for handle in handles])
+
+
+def _went_wrong(handle: Promise[object]) -> bool:
+    """Whether awaiting `handle` would raise now, be it for a result that does not fit its type."""
+    try:
+        if handle.done:
+            handle.peek()
+    except QueError:
+        return True
+    return False
 
 
 async def as_completed(handles: Iterable[Handle[ResultT]]) -> AsyncIterator[Handle[ResultT]]:
@@ -430,6 +458,9 @@ async def as_completed(handles: Iterable[Handle[ResultT]]) -> AsyncIterator[Hand
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    for handle in waiting.values():
+        if not handle.done:
+            handle.refuse_other_loops()
     for handle in list(waiting.values()):
         handle.add_done_callback(arrived)
     try:
