@@ -63,6 +63,8 @@ PYTHON_MODULES = {name: path for name, path in MODULES.items() if path.suffix ==
 
 
 def room_of(module: str) -> str | None:
+    if module == "que.__main__":
+        return "que.cli"
     return next((room for room in TOP_ROOMS if module == room or module.startswith(f"{room}.")), None)
 
 
@@ -299,12 +301,20 @@ def any_lines(source: str) -> list[int]:
     tree = ast.parse(source)
     compared = {part for node in ast.walk(tree) if isinstance(node, ast.Compare) for part in ast.walk(node)}
     quoted = [
-        ast.increment_lineno(ast.parse(each.value, mode="eval"), each.lineno - 1)
+        ast.increment_lineno(parsed, each.lineno - 1)
         for each in annotations_in(tree)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str) and (parsed := _parsed(each.value))
     ]
     nodes = {node for root in [tree, *quoted] for node in ast.walk(root)} - compared
     return sorted({node.lineno for node in nodes if isinstance(node, ast.expr | ast.alias) and _names_any(node)})
+
+
+def _parsed(text: str) -> ast.Expression | None:
+    """Return `text` as an expression, None if it is prose, as what typer is told in an Annotated is."""
+    try:
+        return ast.parse(text, mode="eval")
+    except SyntaxError:
+        return None
 
 
 def _names_any(node: ast.AST) -> bool:
