@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ TYPED_OUTCOMES = (que.NotSent, que.SubmitAmbiguous, que.ConnectionLost)
 
 
 @contextlib.contextmanager
-def two_workers(server: Gearmand, directory: Path, options: str = "") -> Iterator[None]:
+def two_workers(server: Gearmand, directory: Path, options: str = "") -> Generator[None]:
     (directory / "squares.py").write_text(APP)
     environment = {**os.environ, "TEST_URL": f"{server.url}{options}", "PYTHONPATH": str(directory)}
     words = [sys.executable, "-m", "que", "worker", "squares:app", "-w", "2"]

@@ -55,10 +55,10 @@ def test_a_que_worker_serves_the_gearman_tool_and_gearman3(gearmand: Gearmand, n
 
     async def work() -> None:
         async with app, app.worker():
-            for message, ask in (("2pac", run_gearman_client), ("größe", gearman3_submit)):
-                data = json.dumps({"message": message}).encode()
-                answer = await asyncio.to_thread(ask, gearmand.port, name, data)
-                assert json.loads(answer) == {"echo": message[::-1]}
+            by_tool = await asyncio.to_thread(run_gearman_client, gearmand.port, name, b'{"message":"2pac"}')
+            assert json.loads(by_tool) == {"echo": "cap2"}
+            by_gearman3 = await asyncio.to_thread(gearman3_submit, gearmand.port, name, '{"message":"größe"}'.encode())
+            assert json.loads(by_gearman3) == {"echo": "eßörg"}
             await asyncio.to_thread(gearman3_send, gearmand.port, name, b'{"message":"background"}')
             while "background" not in sent:
                 await asyncio.sleep(0.01)

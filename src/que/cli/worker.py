@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import cast
 
 from que.app import Que
 from que.errors import ConfigurationError
@@ -45,7 +46,7 @@ def load(target: str) -> Que[object]:
         raise ConfigurationError(f"module {module_name!r} has no {name!r}")
     if not isinstance(app, Que):
         raise ConfigurationError(f"{target} is a {type(app).__name__}, not a que.Que")
-    return app
+    return cast(Que[object], app)
 
 
 async def work(target: str, concurrency: int, grace: float) -> None:
