@@ -12,7 +12,7 @@ from que.cli import demo as demo_module
 from que.cli import worker as worker_module
 from que.errors import QueError
 
-commands = typer.Typer(
+commands: typer.Typer = typer.Typer(
     help="One typed interface to many job queues.",
     no_args_is_help=True,
     add_completion=False,
