@@ -260,10 +260,6 @@ class Que(Generic[StateT]):
             raise ConfigurationError(f"no backend is called {receipt.backend!r}: {', '.join(self._backends)} are")
         return backend
 
-    def served(self) -> list[str]:
-        """Return the names of the jobs that have a handler here, sorted."""
-        return sorted(name for jobs in self._jobs.values() for name, job in jobs.items() if job.worked_by is not None)
-
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker[StateT]:
         """Return a Worker of every job that has a handler here, at most `concurrency` at once per backend.
 

@@ -65,7 +65,8 @@ async def work(target: str, concurrency: int, grace: float) -> None:
         loop.add_signal_handler(number, stop, number)
     _end_with_parent()
     async with app:
-        _say(f"{os.getpid()} serves {', '.join(app.served())} with {concurrency} slots at {app}")
+        for address, names in worker.serves:
+            _say(f"{os.getpid()} serves {', '.join(names)} with {concurrency} slots at {address}")
         await worker.run()
         await asyncio.gather(*stops)
     _say(f"{os.getpid()} has stopped")
