@@ -5,17 +5,21 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import TypeAlias
 
 from que.gearman.packets import Magic, PacketType
 from que.gearman.wire import Parser
 
+Packets: TypeAlias = list[tuple[PacketType, tuple[bytes, ...]]]
+
 
 class Proxy:
-    """`sent` are the packets of its clients, each connection's in a list of its own."""
+    """`sent` are the packets of its clients, each connection's in a list of its own; `bursts` are what came at once."""
 
     def __init__(self, port: int, *, bytes_at_once: int = 1 << 20, pause_seconds: float = 0.0) -> None:
         self.port = 0
-        self.sent: list[list[tuple[PacketType, tuple[bytes, ...]]]] = []
+        self.sent: list[Packets] = []
+        self.bursts: list[Packets] = []
         self._server_port = port
         self._bytes_at_once = bytes_at_once
         self._pause_seconds = pause_seconds
@@ -27,7 +31,7 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        record: list[tuple[PacketType, tuple[bytes, ...]]] = []
+        record: Packets = []
         self.sent.append(record)
         parser = Parser(Magic.REQUEST)
         with suppress(OSError, asyncio.CancelledError):
@@ -45,12 +49,13 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         parser: Parser | None,
-        record: list[tuple[PacketType, tuple[bytes, ...]]],
+        record: Packets,
     ) -> None:
         while data := await reader.read(self._bytes_at_once):
             # What begins otherwise is the text protocol.
             if parser is not None and (record or data.startswith(b"\0")):
-                record += [(PacketType(kind), args) for kind, args in parser.feed(data)]
+                self.bursts.append([(PacketType(kind), args) for kind, args in parser.feed(data)])
+                record += self.bursts[-1]
             writer.write(data)
             await writer.drain()
             await asyncio.sleep(self._pause_seconds)

@@ -306,6 +306,44 @@ def test_a_disconnect_gives_every_job_its_outcome_at_once_and_is_harmless_twice(
     run(scenario())
 
 
+def test_a_submit_waits_while_its_transport_is_full(own_gearmand: StartGearmand) -> None:
+    server = own_gearmand()
+
+    async def scenario() -> None:
+        async with driving(server.url) as (driver, events), serving(driver, ["f"], handler=_short):
+            batch = [Envelope(f"job-{number}", "f", bytes(1 << 20)) for number in range(16)]
+            with stopped(server):
+                submitting = asyncio.create_task(driver.submit(batch))
+                done, _ = await asyncio.wait([submitting], timeout=0.3)
+                assert not done, "else nothing would bound what waits"
+            await submitting
+            await events.ended(*(envelope.id for envelope in batch))
+
+    run(scenario())
+
+
+def test_what_nobody_had_reserved_yet_is_lost_without_a_word(own_gearmand: StartGearmand) -> None:
+    server = own_gearmand()
+
+    async def scenario() -> None:
+        notices = Notices()
+        async with driving(both(server)) as (driver, events):
+            consumer = await driver.register(["f"], 4, notices)
+            await driver.submit(jobs("f", 3))
+            await events.receipt("job-2")
+            held = await consumer.reserve(4)
+            await until(lambda: consumer.buffered == 3 - len(held) > 0, "more to arrive than was taken")
+            server.kill()
+            await until(lambda: not consumer.connected, "the worker to notice")
+            assert notices.losses == held, "nobody has the others"
+            await asyncio.to_thread(server.restart)
+            await until(lambda: consumer.connected, "the worker to reconnect")
+            assert not consumer.buffered
+            await consumer.close()
+
+    run(scenario())
+
+
 def test_a_lost_server_takes_its_own_jobs_only(own_gearmand: StartGearmand) -> None:
     lost, kept = own_gearmand(), own_gearmand()
 

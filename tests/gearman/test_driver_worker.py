@@ -10,7 +10,7 @@ from que.driver import Cancels, Driver, Emits, Inspects
 from que.drivers.gearman.admin import GearmanAdmin
 from que.errors import ConfigurationError, InvalidName, NotConnected, UnsupportedFeature
 from que.gearman.packets import PacketType
-from que.model import Completed, Delivery, Envelope, Failed, Redeliver, Released, Settled, Settlement, Verdict
+from que.model import Completed, Delivery, Envelope, Failed, Priority, Redeliver, Released, Settled, Settlement, Verdict
 from tests.gearman.driving import Notices, completed, driving, echo, eventually, jobs, run, serving, take, until
 from tests.gearman.proxy import proxying
 from tests.gearman.raw import GRAB_JOB_UNIQ, SUBMIT_JOB, Raw, worker
@@ -86,25 +86,58 @@ def test_the_slots_are_one_limit_for_all_servers(own_gearmand: StartGearmand) ->
 
 def test_a_worker_asks_for_no_more_than_its_caller_wants(gearmand: Gearmand, name: str) -> None:
     async def scenario() -> None:
-        async with driving(gearmand.url) as (driver, events), proxying(gearmand.port) as proxy:
-            batch = jobs(name, 20)
-            await driver.submit(batch)
-            await events.receipt("job-19")
-            async with driving(f"gearman://127.0.0.1:{proxy.port}") as (working, _):
-                consumer = await working.register([name], 10, Notices())
-                deliveries = await consumer.reserve(1)
-                assert len(deliveries) == 1
-                grabs = [kind for kind in proxy.packets() if kind is P.GRAB_JOB_UNIQ]
-                assert len(grabs) == 1
-                deliveries = [*deliveries, *await take(consumer, 9)]
-                nothing = asyncio.create_task(consumer.reserve(5))
-                await working.status(f"127.0.0.1:{proxy.port}/H:x:1/a-question-and-its-answer-have-passed")
-                assert not nothing.done(), "all slots are taken"
-                await consumer.settle(completed(deliveries))
-                more = await nothing
-                assert more
-                await consumer.settle(completed(more))
-                await consumer.close()
+        async with (
+            driving(gearmand.url) as (client, events),
+            proxying(gearmand.port) as proxy,
+            driving(f"gearman://127.0.0.1:{proxy.port}") as (driver, _),
+        ):
+            batch = jobs(name, 60)
+            await client.submit(batch)
+            await events.receipt("job-59")
+            consumer = await driver.register([name], 10, Notices())
+
+            def grabs() -> int:
+                return sum(kind is P.GRAB_JOB_UNIQ for kind in proxy.packets())
+
+            held = await take(consumer, 10)
+            assert grabs() == 10
+            nothing = asyncio.create_task(consumer.reserve(5))
+            # A question and its answer pass on the driver's other connection meanwhile.
+            await driver.status(f"127.0.0.1:{proxy.port}/H:x:1/x")
+            assert not nothing.done(), "all slots are taken"
+            nothing.cancel()
+            await asyncio.gather(nothing, return_exceptions=True)
+            await consumer.settle(completed(held))
+            await events.ended(*(delivery.id for delivery in held))
+            assert grabs() == 10, "nobody waits for more"
+            more = await consumer.reserve(1)
+            assert (len(more), grabs()) == (1, 11)
+            await consumer.settle(completed(more))
+            await consumer.close()
+
+    run(scenario())
+
+
+def test_verdicts_leave_together_with_the_grabs_that_they_make_room_for(gearmand: Gearmand, name: str) -> None:
+    async def scenario() -> None:
+        async with (
+            driving(gearmand.url) as (client, events),
+            proxying(gearmand.port) as proxy,
+            driving(f"gearman://127.0.0.1:{proxy.port}") as (driver, _),
+        ):
+            await client.submit(jobs(name, 30))
+            await events.receipt("job-29")
+            consumer = await driver.register([name], 10, Notices())
+            held = await take(consumer, 10)
+            waiting = asyncio.create_task(consumer.reserve(10))
+            await asyncio.sleep(0)
+            await consumer.settle(completed(held))
+            held = list(await waiting)
+            together = [P.WORK_COMPLETE] * 10 + [P.GRAB_JOB_UNIQ] * 10
+            assert proxy.packets()[-20:] == together
+            assert together in [[kind for kind, _ in burst] for burst in proxy.bursts]
+            await consumer.settle(completed(held))
+            await consumer.close()
 
     run(scenario())
 
@@ -140,14 +173,19 @@ def test_each_job_gets_one_terminal_packet_and_the_connection_a_clean_end(gearma
     run(scenario())
 
 
-def test_a_waiting_epoch_job_does_not_make_the_worker_spin(gearmand: Gearmand, name: str) -> None:
+def test_a_low_job_behind_a_waiting_epoch_job_does_not_make_the_worker_spin(gearmand: Gearmand, name: str) -> None:
     async def scenario() -> None:
-        async with proxying(gearmand.port) as proxy:
-            async with driving(f"gearman://127.0.0.1:{proxy.port}") as (driver, _), serving(driver, [name]) as served:
-                await driver.submit([Envelope("later", name, b"x", background=True, due=time.time() + 1.5)])
-                await until(lambda: served.deliveries, "the delayed job")
+        async with (
+            proxying(gearmand.port) as proxy,
+            driving(f"gearman://127.0.0.1:{proxy.port}") as (driver, events),
+            serving(driver, [name]) as served,
+        ):
+            await driver.submit([Envelope("later", name, b"x", background=True, due=time.time() + 1.5)])
+            await driver.submit([Envelope("low", name, b"x", priority=Priority.LOW)])
+            await events.ended("low")
+            assert len(served.deliveries) == 2
             grabs = [kind for kind in proxy.packets() if kind is P.GRAB_JOB_UNIQ]
-            assert len(grabs) < 100, "gearmand alone would make it thousands"
+            assert len(grabs) < 300, "gearmand alone would make it thousands"
 
     run(scenario())
 

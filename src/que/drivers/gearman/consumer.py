@@ -141,6 +141,11 @@ class GearmanConsumer:
         return bool(self._stations)
 
     @property
+    def buffered(self) -> int:
+        """The jobs that have come and wait for a reserve() to return them."""
+        return len(self._arrivals)
+
+    @property
     def finished(self) -> bool:
         return self._closed and not self._stations
 
