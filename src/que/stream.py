@@ -49,7 +49,8 @@ class _Window(Generic[ItemT, PromiseT]):
             await self._room
         try:
             promise = await self._started(item)
-        except NotConnected:
+        except (NotConnected, ConfigurationError):
+            # Not this item's fault: every other one would end in the same way.
             raise
         except QueError as error:
             self.ended.append((item, error))
