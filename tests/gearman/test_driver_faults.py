@@ -228,7 +228,17 @@ def test_an_outage_and_its_end_are_logged_once_each(
     async def scenario() -> None:
         async with driving(both(server)) as (driver, _):
             server.kill()
-            await until(lambda: not driver.links_up, "the driver to notice")
+            attempts = 0
+
+            async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                nonlocal attempts
+                attempts += 1
+                writer.transport.abort()
+
+            stand_in = await asyncio.start_server(hang_up, "127.0.0.1", server.port)
+            await until(lambda: attempts > 4, "several attempts to fail")
+            stand_in.close()
+            await stand_in.wait_closed()
             await asyncio.to_thread(server.restart)
             await until(lambda: driver.links_up, "the driver to reconnect")
 

@@ -342,6 +342,10 @@ def test_a_closed_consumer_returns_nothing_settles_what_runs_and_then_leaves(own
 
             await eventually(left, "the worker to leave")
             assert consumer.finished
+            await until(
+                lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("que worker")],
+                "its tasks to end",
+            )
 
     run(scenario())
 
