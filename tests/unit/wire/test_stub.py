@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import que.gearman
 from que.gearman import _wire_py
 from tests.unit.wire.twins import TWINS
 
@@ -41,8 +40,8 @@ def tree(target: Path) -> Path:
     """A copy of the sources, the stubs and the compiled codec, wherever that one was built."""
     shutil.copytree(ROOT / "src", target / "src", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.c"))
     shutil.copytree(ROOT / "stubs", target / "stubs")
-    built = [file for room in que.gearman.__path__ for file in Path(room).glob("_wire_c.*.so")]
-    shutil.copy(built[0], target / "src/que/gearman")
+    # Several interpreters' builds may lie side by side: this one's is what was imported.
+    shutil.copy(str(compiled.__file__), target / "src/que/gearman")
     return target
 
 
