@@ -1,7 +1,7 @@
 """The plain values that travel between the core and a driver.
 
 The two that exist once per job, Envelope and Delivery, are msgspec Structs: a frozen dataclass of their size takes
-fifteen times as long to make (1.5 µs against 0.1), which at 100,000 jobs a second is most of a core.
+seven times as long to make (1.03 µs against 0.15 on Python 3.11), which at 100,000 jobs a second is a tenth of a core.
 """
 
 import enum
