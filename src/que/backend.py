@@ -25,6 +25,7 @@ from que.errors import (
     Rejected,
     ResultInvalid,
     ResultTimeout,
+    SubmitAmbiguous,
     SubmitError,
     UnsupportedFeature,
     WrongLoop,
@@ -32,7 +33,7 @@ from que.errors import (
 from que.handle import Handle, Sending
 from que.job import Job
 from que.model import Chunk, Envelope, Failed, JobStatus, Priority, Progress, Warned
-from que.options import Options
+from que.options import NO_OPTIONS, Options
 from que.outcome import Outcome, Sent
 from que.stream import Items, map_jobs, send_jobs
 
@@ -78,6 +79,7 @@ class Backend:
         self._max_unsent = max_unsent
         self._watch_timeout = watch_timeout
         self._deadlines: deque[tuple[float, str]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
         self._max_payload = sys.maxsize
         self._watched: dict[str, Handle[object] | Sending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,6 +111,7 @@ class Backend:
                 await batcher.close()
             await self.driver.disconnect()
         finally:
+            self._watch_nothing()
             for id in list(self._watched):
                 self._fail(id, NotConnected(f"{self.address} was disconnected before the job's answer"))
 
@@ -118,6 +121,8 @@ class Backend:
         self.driver = open_driver(self.address)
         self._batcher = self._loop = None
         self._watched.clear()
+        # The parent's loop is not here to ring it.
+        self._alarm = None
         self._deadlines.clear()
 
     async def drain(self) -> None:
@@ -134,9 +139,13 @@ class Backend:
             self._refuse_use()
         if len(batcher) + posted >= self._max_unsent:
             raise Overloaded(self._max_unsent)
-        if options is not job.options:
+        if options is not NO_OPTIONS:
+            # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
             options.refuse_unsupported(
-                self.address.scheme, self.driver.capabilities, background=background, per_call=True
+                self.address.scheme,
+                self.driver.capabilities,
+                background=background,
+                per_call=options.run_timeout != job.options.run_timeout,
             )
         payload = job.dump_params(params)
         if len(payload) > self._max_payload:
@@ -257,33 +266,42 @@ class Backend:
     async def _submit_batch(self, envelopes: list[Envelope]) -> None:
         try:
             await self.driver.submit(envelopes)
-        except Exception as error:
-            # What has an outcome by now is no longer unanswered; the driver says that the rest has none.
-            refusal = error if isinstance(error, SubmitError) else NotSent(f"the driver failed: {error!r}")
-            for envelope in envelopes:
-                promise = self._watched.get(envelope.id)
-                if isinstance(promise, Sending) or (promise is not None and not promise.is_accepted):
-                    self._fail(envelope.id, refusal)
-            if not isinstance(error, SubmitError):
-                _log.exception("driver of %s: submit() raised what is no SubmitError", self.address)
+        except SubmitError as error:
+            self._refuse(envelopes, error)
+        except (Exception, asyncio.CancelledError) as error:
+            self._refuse(envelopes, SubmitAmbiguous(f"the driver failed, and the job may exist: {error!r}"))
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            _log.exception("driver of %s: submit() raised what is no SubmitError", self.address)
+
+    def _refuse(self, envelopes: list[Envelope], error: SubmitError) -> None:
+        """End those of `envelopes` that have no outcome yet; a handle whose job was accepted has one."""
+        for envelope in envelopes:
+            promise = self._watched.get(envelope.id)
+            if isinstance(promise, Sending) or (promise is not None and not promise.is_accepted):
+                self._fail(envelope.id, error)
 
     def _watch(self, id: str, seconds: float) -> None:
         """Give up watching `id` after `seconds`; all have the same patience, so the oldest is always the next."""
         self._deadlines.append((self.loop.time() + seconds, id))
-        if len(self._deadlines) == 1:
-            self.loop.call_later(seconds, self._give_up)
+        if self._alarm is None:
+            self._alarm = self.loop.call_later(seconds, self._give_up)
+
+    def _watch_nothing(self) -> None:
+        """Forget every deadline, and the timer, which a loop that has ended would never ring."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._deadlines.clear()
 
     def _give_up(self) -> None:
-        loop = self._loop
-        if loop is None:
-            self._deadlines.clear()
-            return
+        loop = self.loop
         now = loop.time()
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._watched):
             _, id = self._deadlines.popleft()
             self._fail(id, ResultTimeout(f"no answer within the watch_timeout of {self._watch_timeout:g} s"))
-        if self._deadlines:
-            loop.call_at(self._deadlines[0][0], self._give_up)
+        self._alarm = loop.call_at(self._deadlines[0][0], self._give_up) if self._deadlines else None
 
     def _refuse_other_loops(self) -> None:
         try:
