@@ -192,6 +192,8 @@ async def test_leaving_map_early_abandons_what_is_under_way_and_leaves_no_task(f
         taken = source.taken
         feeders = [task for task in asyncio.all_tasks() if "feed" in repr(task.get_coro())]
         assert feeders == []
+        gc.collect()
+        assert [each for each in gc.get_objects() if type(each).__name__ == "_Window"] == []
         for envelope in driver.envelopes:
             driver.events.completed(envelope.id, envelope.payload)
         await ticks(20)
