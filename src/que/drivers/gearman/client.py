@@ -171,11 +171,13 @@ class Submitter:
     def _place(self, envelopes: Iterable[Envelope]) -> Iterable[ClientSession]:
         """Give each job to its server's machine and flush these once; return their sessions."""
         touched: dict[ClientSession, None] = {}
+        # Nothing can come or go within this call, so a lone server is looked up once, not once a job.
+        lone = None if self._only is None else _live(self._links[self._only])
         for envelope in envelopes:
             name = self._names.get(envelope.function)
             try:
                 kind, leading = request(envelope, self._name(envelope.function) if name is None else name)
-                session = self._route(leading)
+                session = lone or self._route(leading)
                 if session is None:
                     self._park(envelope)
                     continue
@@ -196,8 +198,6 @@ class Submitter:
         return self._names.setdefault(function, function_name(function))
 
     def _route(self, leading: Sequence[bytes]) -> ClientSession | None:
-        if self._only is not None:
-            return _live(self._links[self._only])
         for server in self._ring.order(b"\0".join(leading[:2])):
             session = _live(self._links[server])
             if session is not None:
