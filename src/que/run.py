@@ -8,12 +8,14 @@ from concurrent.futures import Executor
 from typing import Never, cast
 
 from que.errors import ParamsInvalid, Reject, ResultInvalid
-from que.job import Context, Handler, Job, Middleware, Surroundings
+from que.job import Call, Context, Handler, Job, Middleware, Surroundings
 from que.middleware import RunTimeout, Step, chain, deadline
 from que.model import Completed, Delivery, Failed, Verdict
 
 # What crosses the wire is for people to read: nobody needs more of it.
 _MOST_MESSAGE_CHARACTERS = 4000
+# These are not about the job: any other exception is its failure, or a delivery would come back for ever.
+_NO_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
 _NO_CONTEXT = Context[object]("", state=None)
 
 
@@ -35,7 +37,7 @@ class Runs:
         self._runners = {name: self._runner(job, middleware, state, surroundings) for name, job in jobs.items()}
 
     def run(self, delivery: Delivery) -> Coroutine[object, object, Verdict]:
-        """Return the coroutine that runs `delivery` and returns its verdict; only CancelledError leaves it."""
+        """Return the coroutine that runs `delivery` and returns its verdict; only _NO_FAILURES leave it."""
         return self._runners[delivery.function](delivery)
 
     def _runner(
@@ -71,7 +73,9 @@ class Runs:
                     result = await limited(params, new_context(delivery))
                 else:
                     result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
-            except (Exception, SystemExit) as error:
+            except _NO_FAILURES:
+                raise
+            except BaseException as error:
                 return _failed(error)
             try:
                 return Completed(dump_result(result))
@@ -91,7 +95,7 @@ class Runs:
             loop = asyncio.get_running_loop()
             variables = contextvars.copy_context()
             try:
-                result = await loop.run_in_executor(executor, lambda: variables.run(call, params, context))
+                result = await loop.run_in_executor(executor, lambda: variables.run(_in_future, call, params, context))
             except asyncio.CancelledError:
                 # A thread cannot be stopped; its handler may look.
                 context.cancelled = True
@@ -99,6 +103,17 @@ class Runs:
             return await result if inspect.isawaitable(result) else result
 
         return in_thread
+
+
+def _in_future(call: Call, params: object, context: Context[object]) -> object:
+    """Return what `call` returns; a StopIteration comes as RuntimeError, as it does out of an `async def`.
+
+    A future of asyncio cannot hold one: on Python 3.11 whoever awaits it would wait for ever.
+    """
+    try:
+        return call(params, context)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 def _failed(error: BaseException) -> Failed:
