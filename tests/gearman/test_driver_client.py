@@ -10,9 +10,22 @@ from que.drivers.gearman import Receipt
 from que.drivers.gearman.admin import GearmanAdmin
 from que.errors import InvalidName, JobCancelled, NotSent, QueueFull, Rejected
 from que.model import Completed, Delivery, Envelope, Failed, JobStatus, Priority, QueueDepth, Settled, Verdict
-from tests.gearman.driving import completed, driving, eventually, jobs, run, serving, take, until
-from tests.gearman.raw import WORK_EXCEPTION, WORK_FAIL, WORK_STATUS, Raw, grab, worker
+from tests.gearman.driving import Event, completed, driving, eventually, jobs, run, serving, take, until
+from tests.gearman.raw import (
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    WORK_STATUS,
+    WORK_WARNING,
+    Raw,
+    grab,
+    worker,
+)
 from tests.servers import Gearmand, StartGearmand
+
+REASON = b'{"kind":"rejected","type":"","message":"no"}'
+Report = tuple[int, *tuple[bytes, ...]]
 
 
 @pytest.fixture
@@ -217,32 +230,82 @@ def test_a_failure_travels_with_kind_type_and_message(gearmand: Gearmand, name: 
 
 
 @pytest.mark.parametrize(
-    ("packet", "failure"),
+    ("packets", "failure"),
     [
-        ((WORK_FAIL,), Failed("handler", "", "")),
-        ((WORK_EXCEPTION, b"it broke \xff"), Failed("handler", "", "it broke \ufffd")),
-        ((WORK_EXCEPTION, b'{"kind": "rejected"}'), Failed("handler", "", '{"kind": "rejected"}')),
-        ((WORK_EXCEPTION, b'{"kind":"rejected","type":"","message":"no"}'), Failed("rejected", "", "no")),
+        ([(WORK_FAIL,)], Failed("handler", "", "")),
+        ([(WORK_EXCEPTION, b"it broke \xff")], Failed("handler", "", "it broke \ufffd")),
+        ([(WORK_EXCEPTION, b'{"kind": "rejected"}')], Failed("handler", "", '{"kind": "rejected"}')),
+        ([(WORK_EXCEPTION, REASON)], Failed("rejected", "", "no")),
+        ([(WORK_WARNING, REASON), (WORK_FAIL,)], Failed("rejected", "", "no")),
     ],
-    ids=["WORK_FAIL", "words", "other JSON", "our JSON"],
+    ids=["WORK_FAIL", "words", "other JSON", "our JSON", "a reason and WORK_FAIL"],
 )
 def test_a_foreign_workers_failure_arrives(
-    gearmand: Gearmand, name: str, packet: tuple[int, *tuple[bytes, ...]], failure: Failed
+    gearmand: Gearmand, name: str, packets: list[Report], failure: Failed
 ) -> None:
+    told = reported(gearmand, name, (WORK_STATUS, b"half", b"100"), *packets)
+    assert told == [("progress", 0, 100), ("failed", failure)]
+
+
+def reported(gearmand: Gearmand, name: str, *packets: Report) -> list[Event]:
+    """What the client of a job hears after its acceptance, when a foreign worker sends these packets."""
+
     def work() -> None:
         with worker(gearmand.port, name.encode()) as foreign:
             handle = grab(foreign)[0]
-            foreign.send(WORK_STATUS, handle, b"half", b"100")
-            foreign.send(packet[0], handle, *packet[1:])
+            for kind, *args in packets:
+                foreign.send(kind, handle, *args)
             foreign.barrier()
 
-    async def scenario() -> None:
+    async def scenario() -> list[Event]:
         async with driving(gearmand.url) as (driver, events):
             await driver.submit([Envelope("x", name, b"1")])
             await events.receipt("x")
             await asyncio.to_thread(work)
-            assert await events.ended("x") == [("failed", failure)]
-            assert events.of["x"][1] == ("progress", 0, 100)
+            await events.ended("x")
+            return events.of["x"][1:]
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("packet", "event"),
+    [
+        ((WORK_COMPLETE, b"done"), ("completed", b"done")),
+        ((WORK_DATA, b"part"), ("chunk", b"part")),
+        ((WORK_STATUS, b"1", b"2"), ("progress", 1, 2)),
+        ((WORK_WARNING, b"words"), ("warned", "words")),
+        ((WORK_EXCEPTION, b"words"), ("failed", Failed("handler", "", "words"))),
+    ],
+    ids=["a result", "a chunk", "progress", "a warning", "an exception"],
+)
+def test_a_warning_that_only_looks_like_a_reason_is_told_in_its_place(
+    gearmand: Gearmand, name: str, packet: Report, event: Event
+) -> None:
+    told = reported(gearmand, name, (WORK_WARNING, REASON), packet, (WORK_COMPLETE, b"end"))
+    assert told[:2] == [("warned", REASON.decode()), event]
+
+
+def test_a_warning_that_looks_like_a_reason_is_told_before_its_job_is_lost(own_gearmand: StartGearmand) -> None:
+    server = own_gearmand()
+
+    def work() -> Raw:
+        foreign = worker(server.port, b"f")
+        handles = {args[3]: args[0] for args in (grab(foreign), grab(foreign))}
+        foreign.send(WORK_WARNING, handles[b"payload-0"], REASON)
+        foreign.send(WORK_STATUS, handles[b"payload-1"], b"1", b"2")
+        return foreign
+
+    async def scenario() -> None:
+        async with driving(server.url) as (driver, events):
+            await driver.submit(jobs("f", 2))
+            await events.receipt("job-1")
+            with await asyncio.to_thread(work):
+                # One connection is one order: the warning has come too.
+                await until(lambda: events.all("progress"), "what the worker says")
+                server.kill()
+                await events.ended("job-0")
+        assert [event[0] for event in events.of["job-0"]] == ["accepted", "warned", "lost"]
 
     run(scenario())
 

@@ -159,14 +159,12 @@ def test_each_job_gets_one_terminal_packet_and_the_connection_a_clean_end(gearma
             assert packets[:2] == [(P.SET_CLIENT_ID, (b"me",)), (P.CAN_DO, (name.encode(),))]
             assert packets[-2] == (P.CANT_DO, (name.encode(),))
             assert kinds[-1] is P.ECHO_REQ
-            ends = Counter(
-                args[0] for kind, args in packets if kind in (P.WORK_COMPLETE, P.WORK_EXCEPTION, P.WORK_FAIL)
-            )
+            ends = Counter(args[0] for kind, args in packets if kind in (P.WORK_COMPLETE, P.WORK_FAIL))
             assert len(ends) == 10
             assert set(ends.values()) == {1}
             allowed = {
-                P.SET_CLIENT_ID, P.CAN_DO, P.CANT_DO, P.GRAB_JOB_UNIQ, P.PRE_SLEEP, P.WORK_COMPLETE, P.WORK_EXCEPTION,
-                P.ECHO_REQ,
+                P.SET_CLIENT_ID, P.CAN_DO, P.CANT_DO, P.GRAB_JOB_UNIQ, P.PRE_SLEEP, P.WORK_COMPLETE, P.WORK_WARNING,
+                P.WORK_FAIL, P.ECHO_REQ,
             }  # fmt: skip
             assert set(kinds) <= allowed
 
@@ -270,6 +268,22 @@ def test_a_result_that_no_packet_can_carry_fails_its_job(gearmand: Gearmand, nam
             assert isinstance(failure, Failed)
             assert failure.kind == "result"
             assert "max_payload" in failure.message
+            assert served.settled == [Settled.CONFIRMED]
+
+    run(scenario())
+
+
+def test_a_reason_that_no_packet_can_carry_is_left_out_and_the_job_still_fails(gearmand: Gearmand, name: str) -> None:
+    async def fail(delivery: Delivery) -> Verdict:
+        return Failed("handler", "ValueError", "m" * 1001)
+
+    async def scenario() -> None:
+        async with (
+            driving(f"{gearmand.url}?max_payload=1000") as (driver, events),
+            serving(driver, [name], handler=fail) as served,
+        ):
+            await driver.submit(jobs(name, 1))
+            assert await events.ended("job-0") == [("failed", Failed("handler", "", ""))]
             assert served.settled == [Settled.CONFIRMED]
 
     run(scenario())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from que.drivers.gearman.admin import GearmanAdmin
 from tests.gearman.foreign import (
     Gearman3Job,
     Gearman3Worker,
+    gearman3_request,
     gearman3_send,
     gearman3_submit,
     gearman_cli_worker,
@@ -62,6 +64,30 @@ def test_a_que_worker_serves_the_gearman_tool_and_gearman3(gearmand: Gearmand, n
             await asyncio.to_thread(gearman3_send, gearmand.port, name, b'{"message":"background"}')
             while "background" not in sent:
                 await asyncio.sleep(0.01)
+
+    finish(work())
+
+
+def test_a_failing_que_handler_fails_the_job_of_the_gearman_tool_and_of_gearman3_and_says_why(
+    gearmand: Gearmand, name: str
+) -> None:
+    app = que.Que(url(gearmand))
+
+    @app.job(name)
+    async def refuse(params: Message) -> Reversed:
+        raise ValueError(params.message)
+
+    reason = b'{"kind":"handler","type":"ValueError","message":"2pac"}\n'
+
+    async def work() -> None:
+        async with app, app.worker():
+            with pytest.raises(subprocess.CalledProcessError) as failed:
+                await asyncio.to_thread(run_gearman_client, gearmand.port, name, b'{"message":"2pac"}')
+            assert (failed.value.returncode, failed.value.stderr) == (1, reason + b"Job failed\n")
+            request = await asyncio.to_thread(gearman3_request, gearmand.port, name, b'{"message":"2pac"}')
+            assert (request.state, list(request.warning_updates)) == ("FAILED", [reason])
+            with pytest.raises(que.JobFailed, match="ValueError: 2pac"):
+                await refuse.submit(Message("2pac"))
 
     finish(work())
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from que.drivers.gearman.mapping import Receipt, decode_failure, encode_failure, function_name, request, wire_unique
+from que.drivers.gearman.mapping import (
+    Receipt,
+    decode_failure,
+    encode_failure,
+    failure_in,
+    function_name,
+    request,
+    wire_unique,
+)
 from que.errors import InvalidName
 from que.gearman.packets import PacketType
 from que.model import Envelope, Failed, Priority
@@ -103,6 +111,16 @@ def test_a_function_name_that_gearman_cannot_carry_is_refused(name: str) -> None
 def test_a_failure_reads_as_it_was_written(kind: str, type_name: str, message: str) -> None:
     failure = Failed(kind, type_name, message)
     assert decode_failure(encode_failure(failure)) == failure
+    assert failure_in(encode_failure(failure)) == failure
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [b"", b"boom", b"{", b'{"kind":"handler"}', b'{"kind":1,"type":"","message":""}', b'["handler","",""]', b"{\xff}"],
+    ids=repr,
+)
+def test_any_other_warning_is_no_reason(warning: bytes) -> None:
+    assert failure_in(warning) is None
 
 
 @given(st.binary())

@@ -234,7 +234,7 @@ def release(worker: Worker[str]) -> bool:
 
 ENDS: dict[str, tuple[Callable[[Worker[str]], bool], bytes]] = {
     "complete": (complete, request(13, b"H:1", b"result")),
-    "fail": (fail, request(25, b"H:1", b"why")),
+    "fail": (fail, request(29, b"H:1", b"why") + request(14, b"H:1")),
     "fail silently": (fail_silently, request(14, b"H:1")),
     "release": (release, b""),
 }
@@ -257,7 +257,7 @@ def test_a_result_that_no_packet_can_carry_leaves_the_job_to_be_failed(sink: Sin
     with pytest.raises(PacketError):
         worker.complete(b"H:1", b"x" * 11)
     assert worker.fail(b"H:1", b"too long")
-    assert sent(worker) == request(25, b"H:1", b"too long")
+    assert sent(worker) == request(29, b"H:1", b"too long") + request(14, b"H:1")
 
 
 def test_reports_on_a_held_job_leave_in_order(worker: Worker[str]) -> None:

@@ -142,25 +142,26 @@ class Worker(Generic[TokenT]):
 
     def complete(self, handle: bytes, payload: bytes) -> bool:
         """WORK_COMPLETE, the job's terminal packet, waits to leave."""
-        return self._end(PacketType.WORK_COMPLETE, handle, payload)
+        if handle not in self.held:
+            return False
+        # What cannot be packed raises here: the job is still held then, and can still fail.
+        self._out.add(PacketType.WORK_COMPLETE, (handle,), payload)
+        del self.held[handle]
+        return True
 
     def fail(self, handle: bytes, reason: bytes) -> bool:
-        """WORK_EXCEPTION, the job's terminal packet, waits to leave; clients that want no exceptions get WORK_FAIL."""
-        return self._end(PacketType.WORK_EXCEPTION, handle, reason)
+        """WORK_WARNING with the reason and WORK_FAIL, the job's terminal packet, wait to leave.
+
+        WORK_EXCEPTION would be terminal too, but gearmand 1.1.20 makes of it, for a client that has not set the option
+        `exceptions`, a WORK_FAIL whose handle ends in a NUL, which libgearman's tools and gearman3 do not recognise.
+        """
+        return self.warn(handle, reason) and self.fail_silently(handle)
 
     def fail_silently(self, handle: bytes) -> bool:
         """WORK_FAIL, the job's terminal packet, waits to leave."""
         if handle not in self.held:
             return False
         self._out.add_plain(PacketType.WORK_FAIL, (handle,))
-        del self.held[handle]
-        return True
-
-    def _end(self, kind: PacketType, handle: bytes, data: bytes) -> bool:
-        if handle not in self.held:
-            return False
-        # What cannot be packed raises here: the job is still held then, and can still fail.
-        self._out.add(kind, (handle,), data)
         del self.held[handle]
         return True
 

@@ -8,7 +8,7 @@ from que.address import Host
 from que.driver import EventSink
 from que.drivers.gearman.connection import Connection
 from que.drivers.gearman.link import Link
-from que.drivers.gearman.mapping import decode_failure, function_name, request, wire_unique
+from que.drivers.gearman.mapping import decode_failure, failure_in, function_name, request, wire_unique
 from que.drivers.gearman.options import Options
 from que.drivers.gearman.ring import Ring
 from que.errors import ConnectionLost, InvalidName, JobCancelled, NotSent, PacketError, Rejected, SubmitAmbiguous
@@ -31,6 +31,8 @@ class ClientSession:
         self._owner = owner
         self._events = owner.events
         self._prefix = f"{host}/"
+        # Warnings that look like the reason of a failure, by job, until what comes next tells.
+        self._reasons: dict[str, bytes] = {}
         self._watch_timer: asyncio.TimerHandle | None = None
         self._generations: deque[frozenset[bytes]] = deque()
 
@@ -49,6 +51,7 @@ class ClientSession:
             self._watch_timer.cancel()
         lost = self.machine.lost()
         for envelope in lost.watched:
+            self._tell_warning(envelope)
             self._events.lost(envelope.id, ConnectionLost(f"the connection that watched the job is gone: {error}"))
         for envelope in lost.unanswered:
             self._events.refused(envelope.id, SubmitAmbiguous(f"sent, but the connection died unanswered: {error}"))
@@ -64,24 +67,40 @@ class ClientSession:
         self._events.refused(token.id, error)
 
     def progress(self, token: Envelope, done: int, total: int) -> None:
+        self._tell_warning(token)
         self._events.progress(token.id, done, total)
 
     def chunk(self, token: Envelope, data: bytes) -> None:
+        self._tell_warning(token)
         self._events.chunk(token.id, data)
 
     def warned(self, token: Envelope, data: bytes) -> None:
-        self._events.warned(token.id, data.decode("utf-8", "replace"))
+        self._tell_warning(token)
+        if failure_in(data) is None:
+            self._events.warned(token.id, data.decode("utf-8", "replace"))
+        else:
+            self._reasons[token.id] = data
 
     def completed(self, token: Envelope, payload: bytes) -> None:
+        if self._reasons:
+            self._tell_warning(token)
         self._events.completed(token.id, payload)
 
     def failed(self, token: Envelope) -> None:
+        failure = failure_in(self._reasons.pop(token.id, b""))
         if token.id in self.cancelling:
             self._events.lost(token.id, JobCancelled("cancelled before it had run"))
         else:
-            self._events.failed(token.id, _SILENT_FAILURE)
+            self._events.failed(token.id, failure or _SILENT_FAILURE)
+
+    def _tell_warning(self, token: Envelope) -> None:
+        """A warning that was held back is no failure's reason."""
+        warning = self._reasons.pop(token.id, None)
+        if warning is not None:
+            self._events.warned(token.id, warning.decode("utf-8", "replace"))
 
     def excepted(self, token: Envelope, data: bytes) -> None:
+        self._tell_warning(token)
         self._events.failed(token.id, decode_failure(data))
 
     async def cancel(self, handle: bytes, ask: Callable[[], Awaitable[bool]]) -> bool:
@@ -113,6 +132,7 @@ class ClientSession:
             return
         for handle in self._generations.popleft() & watched:
             for envelope in self.machine.forget(handle):
+                self._tell_warning(envelope)
                 error = ConnectionLost("no word of the job within watch_timeout: it is watched no longer")
                 self._events.lost(envelope.id, error)
 

@@ -9,7 +9,9 @@ The payload on the wire is the params and nothing else. The unique on the wire i
   becomes 60 digits likewise.
 
 The name spaces differ because a foreground job that meets a queued background one and disconnects would kill it.
-A failure travels as WORK_EXCEPTION with the JSON object {"kind": …, "type": …, "message": …}.
+A failure travels as WORK_WARNING with the JSON object {"kind": …, "type": …, "message": …} and WORK_FAIL behind it.
+Every client understands that; a client of que takes the warning for the failure's reason. A foreign worker may do the
+same, or send WORK_EXCEPTION, whose text is then the reason.
 """
 
 import math
@@ -131,10 +133,21 @@ _failures: Final = msgspec.json.Decoder(Failed)
 
 
 def encode_failure(failure: Failed) -> bytes:
-    """Return the data of a WORK_EXCEPTION; each text is cut at 32 Ki characters, and made valid text."""
+    """Return the reason as one line; each text is cut at 32 Ki characters, and made valid text."""
     texts = (failure.kind, failure.type, failure.message)
     clean = (text[:_MOST_REASON].encode(errors="replace").decode() for text in texts)
-    return msgspec.json.encode(Failed(*clean))
+    # The line's end is for the `gearman` tool, which prints warnings as they are.
+    return msgspec.json.encode(Failed(*clean)) + b"\n"
+
+
+def failure_in(warning: bytes) -> Failed | None:
+    """Return the failure whose reason this warning is, None for any other warning."""
+    if not warning.startswith(b"{"):
+        return None
+    try:
+        return _failures.decode(warning)
+    except (msgspec.MsgspecError, ValueError):
+        return None
 
 
 def decode_failure(data: bytes) -> Failed:

@@ -76,7 +76,12 @@ class Station:
         return Settled.CONFIRMED if done else Settled.LOST
 
     def fail(self, handle: bytes, verdict: Failed) -> Settled:
-        return Settled.CONFIRMED if self.machine.fail(handle, encode_failure(verdict)) else Settled.LOST
+        try:
+            done = self.machine.fail(handle, encode_failure(verdict))
+        except PacketError:
+            # A small max_payload has no room for the reason, but the job must end.
+            done = self.machine.fail_silently(handle)
+        return Settled.CONFIRMED if done else Settled.LOST
 
     def release(self, handle: bytes) -> Settled:
         """The server will give the job to another when this connection closes, which it does once nothing runs."""
