@@ -14,6 +14,7 @@ from que.errors import (
     JobExpired,
     JobFailed,
     JobTimeout,
+    JobUnknown,
     NotBound,
     NotConnected,
     NotSent,
@@ -27,6 +28,7 @@ from que.errors import (
     Rejected,
     ResultInvalid,
     ResultTimeout,
+    RetryAfter,
     SubmitAmbiguous,
     SubmitError,
     UnknownDriver,
@@ -36,9 +38,21 @@ from que.errors import (
 from que.handle import Events, Handle, Receipt, Sending, as_completed, gather
 from que.job import Context, Job, Middleware, Next
 from que.middleware import log_runs
-from que.model import Capabilities, Chunk, JobStatus, Lease, Priority, Progress, Support, UniqueScope, Warned
+from que.model import (
+    Capabilities,
+    Chunk,
+    DeadLetter,
+    JobStatus,
+    Lease,
+    Priority,
+    Progress,
+    Support,
+    UniqueScope,
+    Warned,
+)
 from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingEvents, BlockingHandle, BlockingSending
+from que.retry import Retry
 from que.serializer import JSON, MSGPACK, RAW, Serializer
 from que.worker import Worker
 
@@ -57,6 +71,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLost",
     "Context",
+    "DeadLetter",
     "Events",
     "Handle",
     "InvalidName",
@@ -67,6 +82,7 @@ __all__ = [
     "JobFailed",
     "JobStatus",
     "JobTimeout",
+    "JobUnknown",
     "Lease",
     "Middleware",
     "Model",
@@ -90,6 +106,8 @@ __all__ = [
     "Rejected",
     "ResultInvalid",
     "ResultTimeout",
+    "Retry",
+    "RetryAfter",
     "Sending",
     "Sent",
     "Serializer",

@@ -12,7 +12,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from que.address import SCHEME, Address
 from que.errors import ConfigurationError, JobError, SubmitError, UnknownDriver
-from que.model import Capabilities, Delivery, Envelope, Failed, JobStatus, QueueDepth, Settled, Settlement
+from que.model import Capabilities, DeadLetter, Delivery, Envelope, Failed, JobStatus, QueueDepth, Settled, Settlement
 
 
 class EventSink(Protocol):
@@ -101,6 +101,44 @@ class Emits(Protocol):
     def progress(self, delivery: Delivery, done: int, total: int) -> None: ...
     def chunk(self, delivery: Delivery, data: bytes) -> None: ...
     def warned(self, delivery: Delivery, text: str) -> None: ...
+
+
+@runtime_checkable
+class Extends(Protocol):
+    """A consumer whose leases run out; matched by Lease.TIMED and the capability lease_seconds."""
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Let the leases of these begin anew; those that were gone are told to the ConsumerSink as lost."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A driver whose engine keeps results; matched by the capability results_stored."""
+
+    async def watch(self, watches: Sequence[tuple[str, str]]) -> None:
+        """From now on tell the EventSink, under the first of each pair, what becomes of the job of that receipt.
+
+        At once if it has ended and its result is kept; lost with JobUnknown if the engine knows no such job.
+        """
+        ...
+
+
+@runtime_checkable
+class Buries(Protocol):
+    """A driver whose engine keeps background jobs that failed for good; matched by the capability dead_letters."""
+
+    async def dead_letters(self, function: str, limit: int) -> Sequence[DeadLetter]:
+        """Return at most `limit` of the function's dead letters, the oldest first."""
+        ...
+
+    async def replay(self, receipts: Collection[str]) -> int:
+        """Queue these dead letters again as if they had never run; return how many there were."""
+        ...
+
+    async def drop(self, receipts: Collection[str]) -> int:
+        """Forget these dead letters; return how many there were."""
+        ...
 
 
 @runtime_checkable

@@ -22,12 +22,16 @@ QueError
 │   ├── JobTimeout            it ran longer than it may
 │   ├── JobExpired            nobody took it in time
 │   ├── JobCancelled          it was cancelled
+│   ├── JobUnknown            the engine knows nothing of it: its result was not kept, or no longer
 │   ├── ConnectionLost        it was accepted and can no longer be watched: it may still run
 │   └── ResultTimeout         the caller stopped waiting; the job goes on
 ├── PacketError               a packet of ours that would break the protocol, refused before a byte left
 └── ProtocolError             bytes of the peer that break the protocol
+
+Two more are raised by handlers and never by que: Reject and RetryAfter say what becomes of their job.
 """
 
+import math
 from collections.abc import Sequence
 
 
@@ -169,6 +173,10 @@ class JobCancelled(JobError):
     """The job was cancelled before it had a result."""
 
 
+class JobUnknown(JobError):
+    """The engine knows no such job: it has ended and its result was not kept, or no longer."""
+
+
 class ConnectionLost(JobError):
     """The job was accepted, and the connection that watched it is gone: it may still run, its result is lost to us."""
 
@@ -183,6 +191,16 @@ class Reject(QueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class RetryAfter(QueError):
+    """Raised by a handler to have its job run again, not before `seconds` have passed."""
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"RetryAfter({seconds!r}): expected seconds, 0 or more")
+        super().__init__(f"run again in {seconds:g} s")
+        self.seconds = seconds
 
 
 class PacketError(QueError):

@@ -23,7 +23,8 @@ class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `background`: nobody waits for the result. `due`: Unix seconds before which it must not run, or None.
     `unique`: the user's key for coalescing. `expires`: seconds it may wait in the queue. `run_timeout`: seconds for one
-    run, which only a driver with that capability carries.
+    run, which only a driver with that capability carries. `result_ttl`: seconds for which the engine keeps the result
+    after the job's end, for whoever asks for it by receipt; None or 0 for not at all.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
     unique: str | None = None
     expires: float | None = None
     run_timeout: float | None = None
+    result_ttl: float | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True, eq=False):
@@ -138,6 +140,22 @@ class QueueDepth:
     workers: int
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that has failed for good and that nobody waited for: its engine keeps it to be looked into.
+
+    `receipt`: the engine's name for it. `attempts`: its runs, None where the engine cannot count. `buried_at`: Unix
+    seconds.
+    """
+
+    receipt: str
+    function: str
+    payload: bytes
+    failure: Failed
+    attempts: int | None
+    buried_at: float
+
+
 class Support(enum.Enum):
     """How a driver has a feature; NONE is false."""
 
@@ -171,10 +189,13 @@ class Capabilities:
     """What a driver can do; all is NONE unless stated.
 
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
-    `run_timeout`: one call's own run_timeout travels with it. `max_payload`: bytes, None without a limit.
+    `run_timeout`: one call's own run_timeout travels with it. `retry`: the engine delays a redelivery. `fifo`: jobs of
+    one function and priority that were submitted one after the other are handed out in that order. `lease_seconds`: how
+    long a timed lease lasts without being extended. `max_payload`: bytes, None without a limit.
     """
 
     lease: Lease
+    lease_seconds: float | None = None
     durable: Support = Support.NONE
     attempts: Support = Support.NONE
     results_pushed: Support = Support.NONE
@@ -194,4 +215,5 @@ class Capabilities:
     dead_letters: Support = Support.NONE
     headers: Support = Support.NONE
     inspect: Support = Support.NONE
+    fifo: Support = Support.NONE
     max_payload: int | None = None

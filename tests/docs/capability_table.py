@@ -20,16 +20,16 @@ def table() -> str:
     drivers = [open_driver(Address.parse(f"{scheme}://")).capabilities for scheme in SCHEMES]
     lines = ["| | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 1) + "|"]
     for field in dataclasses.fields(drivers[0]):
-        cells = " | ".join(_shown(getattr(capabilities, field.name)) for capabilities in drivers)
+        cells = " | ".join(_shown(field.name, getattr(capabilities, field.name)) for capabilities in drivers)
         lines.append(f"| {field.name} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: object) -> str:
-    if value is Support.NONE:
-        return "–"
-    if value is None:
+def _shown(name: str, value: object) -> str:
+    if name == "max_payload" and value is None:
         return "no limit"
+    if value is None or value is Support.NONE:
+        return "–"
     return str(value.value) if isinstance(value, enum.Enum) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

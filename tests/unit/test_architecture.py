@@ -23,7 +23,7 @@ MOST_FUNCTION_LINES = 60
 FLOORS: dict[int, str] = {
     1: "errors model address batch options signature",
     2: """
-        driver serializer
+        driver serializer retry
         gearman gearman.packets gearman._wire_py gearman._wire_c gearman.wire gearman.outbox gearman.client
         gearman.worker gearman.admin
     """,

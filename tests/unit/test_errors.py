@@ -19,6 +19,7 @@ from que.errors import (
     QueError,
     Reject,
     ResultTimeout,
+    RetryAfter,
     UnknownDriver,
     UnsupportedFeature,
 )
@@ -32,8 +33,13 @@ FACTS: dict[str, QueError] = {
     "Overloaded": Overloaded(5),
     "JobFailed": JobFailed("handler", "ValueError", "no"),
     "Reject": Reject("not mine"),
+    "RetryAfter": RetryAfter(1.5),
 }
 KINDS = {name: kind for name, kind in inspect.getmembers(que.errors, inspect.isclass) if issubclass(kind, QueError)}
+
+
+# They are no part of what users catch.
+RAISED_BY_HANDLERS = ("Reject", "RetryAfter")
 
 
 def one_of(name: str) -> QueError:
@@ -59,8 +65,9 @@ def drawn() -> dict[str, str]:
 
 
 def test_the_tree_is_drawn_as_it_is() -> None:
-    # Reject is raised by handlers and never by que, so it is no part of what users catch.
-    known = {name: kind.__mro__[1].__name__ for name, kind in KINDS.items() if name not in ("QueError", "Reject")}
+    known = {
+        name: kind.__mro__[1].__name__ for name, kind in KINDS.items() if name not in ("QueError", *RAISED_BY_HANDLERS)
+    }
     assert drawn() == known
 
 

@@ -50,6 +50,7 @@ _CAPABILITIES = Capabilities(
     cancel_running=Support.NATIVE,
     retry=Support.NATIVE,
     inspect=Support.NATIVE,
+    fifo=Support.NATIVE,
 )
 
 
