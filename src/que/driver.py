@@ -5,10 +5,11 @@ ours in one place and says whose fault each was. It never lets one caller's repl
 """
 
 import difflib
-import importlib
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast, runtime_checkable
+
+from typing_extensions import get_protocol_members
 
 from que.address import SCHEME, Address
 from que.errors import ConfigurationError, JobError, SubmitError, UnknownDriver
@@ -160,6 +161,7 @@ class Inspects(Protocol):
 
 DriverFactory = Callable[[Address], Driver]
 
+_GROUP = "que.drivers"
 # Imported when an app first names them, so that `import que` pays for no engine.
 _BUILT_IN = {
     "memory": "que.drivers.memory:MemoryDriver",
@@ -170,45 +172,60 @@ _registered: dict[str, DriverFactory] = {}
 
 
 def register_driver(scheme: str, factory: DriverFactory) -> None:
-    """From now on `scheme://…` is opened by `factory(address)`, in place of any driver of that scheme.
+    """From now on `scheme://…` is opened by `factory(address)`, in place of any other driver of that scheme.
 
-    Raises ConfigurationError if `scheme` could not stand in a URL.
+    Raises ConfigurationError if `scheme` could not stand in a URL, or `factory` cannot be called.
     """
     if not SCHEME.fullmatch(scheme):
         raise ConfigurationError(f"scheme {scheme!r} must be a lower-case word, like gearman")
-    _registered[scheme] = factory
+    _registered[scheme] = _checked_factory(scheme, factory)
 
 
 def known_schemes() -> list[str]:
     """Return every scheme that open_driver() knows, sorted: registered, built in, or an entry point's."""
-    return sorted({*_registered, *_BUILT_IN, *entry_points(group="que.drivers").names})
+    return sorted({*_registered, *_BUILT_IN, *entry_points(group=_GROUP).names})
 
 
 def open_driver(address: Address) -> Driver:
     """Return the driver for `address`, without any I/O.
 
     Looks at what register_driver() was given, then at the built-in drivers, then at the entry points of the group
-    "que.drivers". Raises UnknownDriver with the nearest scheme, ConfigurationError if the driver cannot be imported.
+    "que.drivers". Raises UnknownDriver with the nearest scheme, ConfigurationError if the driver cannot be imported or
+    is none.
     """
-    return _find(address.scheme)(address)
+    driver = _find(address.scheme)(address)
+    missing = sorted(name for name in get_protocol_members(Driver) if not hasattr(driver, name))
+    if missing:
+        raise ConfigurationError(f"{address}: {type(driver).__name__} is no Driver: it has no {', '.join(missing)}")
+    if driver.calls_in_flight is not None and driver.calls_in_flight < 1:
+        raise ConfigurationError(f"{address}: calls_in_flight={driver.calls_in_flight}: expected at least 1, or None")
+    return driver
 
 
 def _find(scheme: str) -> DriverFactory:
     if scheme in _registered:
         return _registered[scheme]
     if scheme in _BUILT_IN:
-        module, _, name = _BUILT_IN[scheme].partition(":")
-        return cast(DriverFactory, getattr(importlib.import_module(module), name))
-    for plugin in entry_points(group="que.drivers"):
-        if plugin.name == scheme:
-            return _load(plugin.value, plugin.load)
+        return _load(EntryPoint(scheme, _BUILT_IN[scheme], _GROUP))
+    for plugin in entry_points(group=_GROUP, name=scheme):
+        return _load(plugin)
     known = known_schemes()
     nearest = difflib.get_close_matches(scheme, known, 1)
     raise UnknownDriver(scheme, f"{nearest[0]}://" if nearest else None, known)
 
 
-def _load(name: str, load: Callable[[], object]) -> DriverFactory:
+def _load(plugin: EntryPoint) -> DriverFactory:
     try:
-        return cast(DriverFactory, load())
-    except ImportError as error:
-        raise ConfigurationError(f"the driver {name} cannot be imported: {error}") from error
+        factory: object = plugin.load()
+    except (Exception, SystemExit) as error:
+        # Whatever a module does while it is imported: it is not the program's own, and the URL is what names it.
+        raise ConfigurationError(
+            f"the driver of {plugin.name}://, {plugin.value}, cannot be imported: {error!r}"
+        ) from error
+    return _checked_factory(plugin.name, factory)
+
+
+def _checked_factory(scheme: str, factory: object) -> DriverFactory:
+    if not callable(factory):
+        raise ConfigurationError(f"the driver of {scheme}://, {factory!r}, cannot be called with an address")
+    return cast(DriverFactory, factory)

@@ -56,7 +56,7 @@ class UnknownDriver(ConfigurationError):
     """No driver is registered for a scheme or alias; `nearest` is the name that was probably meant."""
 
     def __init__(self, scheme: str, nearest: str | None, known: Sequence[str]) -> None:
-        guess = f"; did you mean {nearest}?" if nearest else ""
+        guess = f"; did you mean {nearest}?" if nearest else ";"
         super().__init__(f"no driver for {scheme!r}{guess} known: {', '.join(known)}")
         self.scheme = scheme
         self.nearest = nearest
