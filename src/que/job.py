@@ -19,7 +19,7 @@ from que.options import NO_OPTIONS, CallOptions, Options
 from que.outcome import Outcome, Sent
 from que.portal import BlockingHandle, BlockingSending
 from que.serializer import JSON, PayloadError, Serializer
-from que.signature import checked_name, positional, type_name
+from que.signature import checked_name, takes, type_name
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -178,11 +178,11 @@ class Handler:
 
 def shape_of(function: Callable[..., object]) -> Handler:
     """Return `function` as a Handler; raises ConfigurationError unless it takes (params) or (params, context)."""
-    parameters = positional(function)
+    wants_context = takes(function, Context)
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ is a coroutine function
     )
-    if len(parameters) == 2:
+    if wants_context:
         return Handler(function, is_async, wants_context=True)
     return Handler(lambda params, context: function(params), is_async, wants_context=False)
 

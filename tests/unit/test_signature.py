@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Annotated
+from typing import Annotated, Optional, Protocol, TypeVar
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ import que
 from que.errors import ConfigurationError, InvalidName
 from que.job import shape_of
 from que.signature import checked_name, types_of
+from tests.unit.loops import in_loop
 
 
 @dataclass
@@ -46,6 +47,10 @@ def scaled(factor: int, params: Size, *, offset: int = 0) -> int:
 
 async def scaled_with_await(factor: int, params: Size) -> int:
     return params.width * factor
+
+
+def scaled_and_more(factor: int, params: Size, offset: int = 0) -> int:
+    return params.width * factor + offset
 
 
 class Callable_:
@@ -111,6 +116,134 @@ def test_a_handler_of_this_shape_is_understood(
     assert types_of(function) == (Size, int)
     handler = shape_of(function)
     assert (handler.is_async, handler.wants_context) == (is_async, wants_context)
+
+
+Text = TypeVar("Text")
+
+
+class HasState(Protocol):
+    @property
+    def state(self) -> None: ...
+
+
+def optional_factor(params: Size, factor: int = 2) -> int:
+    return params.width * factor
+
+
+def optional_more(params: Size, factor: int = 2, *rest: int, offset: int = 0, **more: int) -> int:
+    return params.width
+
+
+def context_and_more(params: Size, context: que.Context, factor: int = 2, *rest: int) -> int:
+    return params.width
+
+
+def optional_context(params: Size, context: que.Context | None = None) -> int:
+    return params.width
+
+
+def optional_in_quotes(params: Size, context: Optional["que.Context"] = None) -> int:
+    return params.width
+
+
+def annotated_context(params: Size, context: Annotated[que.Context[None], "of one run"]) -> int:
+    return params.width
+
+
+def any_object(params: Size, context: object) -> int:
+    return params.width
+
+
+def any_object_or_none(params: Size, context: object = None) -> int:
+    return params.width
+
+
+def protocol(params: Size, context: HasState) -> int:
+    return params.width
+
+
+def variable(params: Size, context: Text) -> Text:
+    return context
+
+
+def quoted(params: Size, context: "que.Context[None]") -> int:
+    return params.width
+
+
+def quoted_factor(params: Size, factor: "int" = 2) -> int:
+    return params.width
+
+
+def without_annotations(names: str) -> Callable[..., object]:
+    """Return a function of parameters that a checker would not let stand."""
+    made: dict[str, Callable[..., object]] = {}
+    exec(f"def handler({names}): return 0", made)
+    return made["handler"]
+
+
+SECONDS: list[tuple[str, Callable[..., object], bool]] = [
+    ("a factor with a default", optional_factor, False),
+    ("anything optional", optional_more, False),
+    ("a context and anything optional", context_and_more, True),
+    ("an optional context", optional_context, True),
+    ("an optional context in quotes", optional_in_quotes, True),
+    ("an annotated context", annotated_context, True),
+    ("any object", any_object, True),
+    ("any object with a default", any_object_or_none, False),
+    ("a protocol", protocol, True),
+    ("a type variable", variable, True),
+    ("a context in quotes", quoted, True),
+    ("a factor in quotes", quoted_factor, False),
+    ("no annotation", without_annotations("params, context"), True),
+    ("no annotation and a default", without_annotations("params, factor=2"), False),
+    ("Any", without_annotations("params, context: __import__('typing').Any"), True),
+    ("a name for checkers only", without_annotations("params, context: 'que.Context[Pool]'"), True),
+    ("another name for checkers only", without_annotations("params, factor: 'Pool' = 2"), False),
+    ("a partial", partial(scaled_and_more, 2), False),
+]
+
+
+@pytest.mark.parametrize(("function", "is_context"), [each[1:] for each in SECONDS], ids=[each[0] for each in SECONDS])
+def test_a_second_parameter_is_the_context_where_a_checker_would_take_it_for_one(
+    function: Callable[..., object], is_context: bool
+) -> None:
+    assert shape_of(function).wants_context is is_context
+
+
+@in_loop
+async def test_a_default_of_the_handler_is_kept() -> None:
+    app = que.Que("memory://")
+    job = app.job("scale")(optional_factor)
+    async with app, app.worker():
+        assert await job(Size(3)) == 6
+        assert await job.submit(Size(3)) == 6
+
+
+def factor_for_context(params: Size, factor: int) -> int:
+    return params.width * factor
+
+
+def quoted_for_context(params: Size, factor: "int") -> int:
+    return params.width * factor
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(factor_for_context, id="int"),
+        pytest.param(quoted_for_context, id="int in quotes"),
+        pytest.param(without_annotations("params, factor: int | None"), id="a union"),
+        pytest.param(without_annotations("params, factor: list[int]"), id="a list"),
+        pytest.param(without_annotations("params, factor: 'Pool'"), id="a name for checkers only"),
+    ],
+)
+def test_a_required_second_parameter_that_is_no_context_is_refused_at_the_declaration(
+    function: Callable[..., object],
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"its second parameter 'factor' is no Context: annotate it as one, or"
+    ):
+        shape_of(function)
 
 
 def no_parameter() -> int:

@@ -56,6 +56,26 @@ async def with_options(params: Message) -> Reversed:
     return Reversed(params.message)
 
 
+@app.job("default")
+async def with_default(params: Message, times: int = 2, *more: int, loud: bool = False) -> Reversed:
+    return Reversed(params.message * times)
+
+
+@app.job("optional context")
+def with_optional_context(params: Message, context: que.Context | None = None, times: int = 2) -> Reversed:
+    return Reversed(params.message * times)
+
+
+@app.job("any object")
+def with_any_object(params: Message, context: object) -> Reversed:
+    return Reversed(params.message)
+
+
+assert_type(with_default, que.Job[Message, Reversed])
+assert_type(with_optional_context, que.Job[Message, Reversed])
+assert_type(with_any_object, que.Job[Message, Reversed])
+
+
 class Callable:
     async def __call__(self, params: Message) -> Reversed:
         return Reversed(params.message)
@@ -83,6 +103,16 @@ async def wrong_context(params: Message, context: que.Context[Pool]) -> Reversed
     return Reversed(params.message)
 
 
+async def no_context(params: Message, times: int) -> Reversed:
+    return Reversed(params.message * times)
+
+
+def required_keyword(params: Message, *, times: int) -> Reversed:
+    return Reversed(params.message * times)
+
+
+app.job("no context")(no_context)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
+app.job("required keyword")(required_keyword)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
 app.job("three")(three)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
 app.job("keyword")(keyword)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
 app.job("context")(wrong_context)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
