@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import NoReturn, TypeVar
 
 from que.address import Address
 from que.batch import Batcher
 from que.driver import Cancels, Driver, Inspects, open_driver
 from que.errors import (
+    ConnectionLost,
     JobCancelled,
     JobError,
     JobFailed,
@@ -81,6 +82,7 @@ class Backend:
         self._deadlines: deque[tuple[float, str]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._max_payload = sys.maxsize
+        self._has_results = False
         self._watched: dict[str, Handle[object] | Sending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher: Batcher[Envelope] | None = None
@@ -100,20 +102,37 @@ class Backend:
         loop = asyncio.get_running_loop()
         await self.driver.connect(self)
         self._batcher = Batcher(self._submit_batch, self.driver.calls_in_flight, loop)
-        self._max_payload = self.driver.capabilities.max_payload or sys.maxsize
+        can = self.driver.capabilities
+        self._max_payload = can.max_payload or sys.maxsize
+        self._has_results = bool(can.results_pushed)
         self._loop = loop
 
     async def disconnect(self) -> None:
-        """Let what waits leave, then close; handles that still wait get NotSent or ConnectionLost from the driver."""
+        """Let what waits leave, then close; whoever still waits gets an error that says how far the job had come.
+
+        NotSent if it had not left, SubmitAmbiguous if it had no answer, ConnectionLost if it had been accepted.
+        """
         batcher, self._batcher, self._loop = self._batcher, None, None
         try:
             if batcher is not None:
                 await batcher.close()
-            await self.driver.disconnect()
         finally:
-            self._watch_nothing()
-            for id in list(self._watched):
-                self._fail(id, NotConnected(f"{self.address} was disconnected before the job's answer"))
+            try:
+                await self.driver.disconnect()
+            finally:
+                self._watch_nothing()
+                self._leave_nobody_waiting([] if batcher is None else batcher.waiting)
+
+    def _leave_nobody_waiting(self, unsent: Iterable[Envelope]) -> None:
+        for envelope in unsent:
+            self._fail(envelope.id, NotSent(f"{self.address} was disconnected before the job could leave"))
+        for id, promise in list(self._watched.items()):
+            if isinstance(promise, Handle) and promise.is_accepted:
+                self._fail(
+                    id, ConnectionLost(f"{self.address} was disconnected; the job was accepted and may still run")
+                )
+            else:
+                self._fail(id, SubmitAmbiguous(f"{self.address} was disconnected before its answer: the job may exist"))
 
     def renew(self) -> None:
         """Start over in a forked child, unconnected: the parent's sockets and event loop are not the child's to use."""
@@ -139,6 +158,8 @@ class Backend:
             self._refuse_use()
         if len(batcher) + posted >= self._max_unsent:
             raise Overloaded(self._max_unsent)
+        if not (background or self._has_results):
+            raise UnsupportedFeature(self.address.scheme, "results", "use send(), which waits for none")
         if options is not NO_OPTIONS:
             # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
             options.refuse_unsupported(

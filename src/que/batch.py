@@ -1,7 +1,7 @@
 """Batches that form by themselves: what arrives in one loop tick leaves in one call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -40,6 +40,11 @@ class Batcher(Generic[ItemT]):
         """The items that wait or are in a call under way."""
         return len(self._items) + self._taken
 
+    @property
+    def waiting(self) -> Sequence[ItemT]:
+        """The items that are in no call yet."""
+        return self._items
+
     def add(self, item: ItemT) -> None:
         """Let `item` leave with the next batch."""
         self._items.append(item)
@@ -60,11 +65,13 @@ class Batcher(Generic[ItemT]):
             await waiter
 
     async def close(self) -> None:
-        """Drain, then end the Batcher's tasks."""
-        await self.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Drain, then end the Batcher's tasks; a cancellation ends them at once, and leaves the rest in `waiting`."""
+        try:
+            await self.drain()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _wake(self) -> None:
         """Let one task take the items at the end of this tick, if one may."""

@@ -188,6 +188,7 @@ class UniqueScope(enum.Enum):
 class Capabilities:
     """What a driver can do; all is NONE unless stated.
 
+    `results_pushed`: the EventSink hears how a job that is not in the background ended, or else submit() is refused.
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
     `run_timeout`: one call's own run_timeout travels with it. `retry`: the engine delays a redelivery. `fifo`: jobs of
     one function and priority that were submitted one after the other are handed out in that order. `lease_seconds`: how

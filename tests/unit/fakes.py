@@ -8,9 +8,9 @@ import que
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
 from que.errors import NotConnected
-from que.model import Capabilities, Delivery, Envelope, Lease, Settled, Settlement, Verdict
+from que.model import Capabilities, Delivery, Envelope, Lease, Settled, Settlement, Support, Verdict
 
-NOTHING_MORE = Capabilities(lease=Lease.PROCESS)
+NOTHING_MORE = Capabilities(lease=Lease.PROCESS, results_pushed=Support.NATIVE)
 _schemes = (f"fake{number}" for number in itertools.count())
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -11,7 +13,7 @@ import que
 from que.driver import EventSink
 from que.model import Capabilities, Envelope, Failed, Lease, Support
 from que.options import CallOptions
-from tests.unit.fakes import FakeDriver, url_of
+from tests.unit.fakes import NOTHING_MORE, FakeDriver, url_of
 from tests.unit.loops import in_loop, ticks, until
 
 ABLE = Capabilities(
@@ -99,7 +101,7 @@ async def test_params_that_do_not_fit_are_refused_at_the_call(verb: Verb) -> Non
 @in_both_ways
 @in_loop
 async def test_a_payload_over_the_limit_is_refused_at_the_call(verb: Verb) -> None:
-    async with app_with(FakeDriver(Capabilities(lease=Lease.PROCESS, max_payload=3))) as app:
+    async with app_with(FakeDriver(replace(NOTHING_MORE, max_payload=3))) as app:
         verb(app, 100)
         with pytest.raises(que.Rejected, match="4 bytes of params, more than the 3 allowed"):
             verb(app, 1000)
@@ -196,7 +198,7 @@ class NarrowedDriver(FakeDriver):
 
     async def connect(self, events: EventSink) -> None:
         await super().connect(events)
-        self.capabilities = Capabilities(lease=Lease.PROCESS)
+        self.capabilities = NOTHING_MORE
 
 
 @in_loop
@@ -302,7 +304,7 @@ async def test_a_submit_error_of_the_driver_touches_nothing_that_had_an_outcome(
             await refused
         assert not accepted.done
         assert (await accepted.accepted()).reference == "first"
-    assert isinstance(accepted.error, que.NotConnected)
+    assert isinstance(accepted.error, que.ConnectionLost)
 
 
 @pytest.mark.parametrize(
@@ -326,23 +328,91 @@ async def test_a_driver_that_raises_what_it_may_not_leaves_nobody_waiting(
     assert "what is no SubmitError" in caplog.text
 
 
+class OneCall(FakeDriver):
+    """Takes one batch at a time."""
+
+    calls_in_flight = 1
+
+
+async def waited(promise: que.Handle[int] | que.Sending) -> object:
+    return await promise
+
+
 @in_both_ways
+@pytest.mark.parametrize("error", [None, OSError("the cable is cut")], ids=["in order", "with an error"])
 @in_loop
-async def test_a_disconnection_ends_every_wait(verb: Verb) -> None:
+async def test_a_disconnection_before_the_answer_is_ambiguous(error: Exception | None, verb: Verb) -> None:
     driver = FakeDriver()
     driver.answer = lambda _, envelope: None
+    driver.disconnect_error = error
     app = app_with(driver)
     await app.connect()
     promise = verb(app, 1)
-
-    async def wait() -> object:
-        return await promise
-
-    waiting = asyncio.create_task(wait())
+    waiting = asyncio.create_task(waited(promise))
     await until(lambda: driver.batches)
-    await app.disconnect()
-    with pytest.raises(que.NotConnected, match="disconnected before the job's answer"):
+    with pytest.raises(OSError, match="the cable is cut") if error is not None else nullcontext():
+        await app.disconnect()
+    with pytest.raises(que.SubmitAmbiguous, match="disconnected before its answer"):
         await waiting
+
+
+@in_loop
+async def test_a_disconnection_loses_sight_of_an_accepted_job() -> None:
+    app = app_with(FakeDriver())
+    await app.connect()
+    handle = submit(app)
+    waiting = asyncio.create_task(waited(handle))
+    await handle.accepted()
+    await app.disconnect()
+    with pytest.raises(que.ConnectionLost, match="was accepted and may still run"):
+        await waiting
+    assert (await handle.accepted()).reference == f"receipt of {handle.id}"
+
+
+@in_both_ways
+@in_loop
+async def test_a_disconnection_that_is_cancelled_says_of_each_job_whether_it_had_left(verb: Verb) -> None:
+    driver = OneCall()
+    app = app_with(driver)
+    await app.connect()
+    driver.gate.clear()
+    left = verb(app, 1)
+    await until(lambda: driver.batches)
+    kept = verb(app, 2)
+    disconnecting = asyncio.create_task(app.disconnect())
+    await ticks()
+    disconnecting.cancel()
+    await asyncio.wait([disconnecting])
+    assert isinstance(left.error, que.SubmitAmbiguous)
+    assert isinstance(kept.error, que.NotSent)
+    assert [each.payload for each in driver.envelopes] == [b"1"]
+    assert driver.calls == ["connect", "disconnect"]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@in_loop
+async def test_submitting_where_no_result_can_come_is_refused_and_sending_is_not() -> None:
+    driver = FakeDriver(Capabilities(lease=Lease.PROCESS))
+    job = que.Job("echo", int, int)
+    app = app_with(driver)
+    app.add(job)
+    async with app:
+        refusals: Sequence[Callable[[], object]] = (
+            lambda: job.submit(1),
+            lambda: app.submit(job, 1),
+            lambda: job.submit_many([1]),
+        )
+        for refused in refusals:
+            with pytest.raises(
+                que.UnsupportedFeature, match=r"the fake\d+ driver has no results: use send\(\)"
+            ) as caught:
+                refused()
+            assert caught.value.feature == "results"
+        with pytest.raises(que.UnsupportedFeature, match="has no results"):
+            await anext(job.map([1]))
+        await job.send(2)
+        assert (await job.send_many([3])).accepted == 1
+    assert [each.payload for each in driver.envelopes] == [b"2", b"3"]
 
 
 @in_loop

@@ -5,14 +5,15 @@ import gc
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 import que
 from que.driver import EventSink
-from que.model import Capabilities, Envelope, Failed, Lease
-from tests.unit.fakes import FakeDriver, accept, url_of
+from que.model import Envelope, Failed
+from tests.unit.fakes import NOTHING_MORE, FakeDriver, accept, url_of
 from tests.unit.loops import in_loop, ticks, until
 
 Items = Iterable[int] | AsyncIterable[int]
@@ -265,7 +266,7 @@ async def test_a_bad_item_is_an_outcome_with_its_error_and_the_others_go_on() ->
 
 @in_loop
 async def test_an_item_that_is_too_large_is_refused_alone() -> None:
-    driver = FakeDriver(Capabilities(lease=Lease.PROCESS, max_payload=2))
+    driver = FakeDriver(replace(NOTHING_MORE, max_payload=2))
     async with app_with(driver) as app:
         sent = await app.send_many(ECHO, [1, 1000, 22])
     assert sent.accepted == 2
@@ -359,7 +360,7 @@ async def test_map_ends_in_not_connected_when_its_app_is_disconnected_under_way(
     await app.disconnect()
     with pytest.raises(que.NotConnected):
         await reading
-    assert {type(each.error) for each in ends} == {que.NotConnected}
+    assert {type(each.error) for each in ends} == {que.ConnectionLost}
 
 
 def elsewhere(read: Callable[[], object]) -> BaseException | None:
