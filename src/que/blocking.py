@@ -125,10 +125,7 @@ class BlockingQue:
         refuse_inside_loop()
         portal = self._portal
         backend, merged = self._app.route(job, options)
-        envelope = backend.prepare(job, params, merged, background=False, posted=len(portal))
-        handle = Handle(envelope.id, backend, job)
-        portal.post(partial(backend.dispatch, envelope, handle))
-        return BlockingHandle(portal, handle)
+        return _submitted(portal, backend, job, params, merged)
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> BlockingSending:
         """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises."""
@@ -141,8 +138,11 @@ class BlockingQue:
         return BlockingSending(portal, sending)
 
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[BlockingHandle[ResultT]]:
-        """Return a handle for each item, in order."""
-        return [self.submit(job, params) for params in items]
+        """Return a handle for each item, in order; `items` is read in this thread."""
+        refuse_inside_loop()
+        portal = self._portal
+        backend, options = self._app.route(job, {})
+        return [_submitted(portal, backend, job, params, options) for params in items]
 
     def map(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /, *, in_flight: int = 1000
@@ -248,6 +248,15 @@ class BlockingWorker:
         self._portal.run(self._worker.stop, grace)
 
 
+def _submitted(
+    portal: Portal, backend: Backend, job: Job[ParamsT, ResultT], params: ParamsT, options: Options
+) -> BlockingHandle[ResultT]:
+    envelope = backend.prepare(job, params, options, background=False, posted=len(portal))
+    handle = Handle(envelope.id, backend, job)
+    portal.post(partial(backend.dispatch, envelope, handle))
+    return BlockingHandle(portal, handle)
+
+
 def _start(backend: Backend, envelope: Envelope, promise: Handle[object] | Sending, arrived: Arrived) -> None:
     promise.add_done_callback(arrived)
     backend.dispatch(envelope, promise)
@@ -285,7 +294,8 @@ def _flow(
                 yield take()
             try:
                 promise = _started(start, item, ended.put, drain)
-            except NotConnected:
+            except (NotConnected, ConfigurationError):
+                # Not this item's fault: every other one would end in the same way.
                 raise
             except QueError as error:
                 yield item, error

@@ -13,7 +13,11 @@ import pytest
 
 import que
 from que.address import Address
+from que.backend import Backend
 from que.drivers.memory import MemoryDriver
+from que.model import Capabilities, Lease
+from que.options import CallOptions, Options
+from tests.unit.fakes import FakeDriver, url_of
 
 WAIT_SECONDS = 20.0
 
@@ -209,6 +213,37 @@ def test_a_window_of_nothing_is_refused_at_the_call(echo: Echo, q: que.BlockingQ
         q.map(echo.reverse, [], in_flight=in_flight)
     with pytest.raises(que.ConfigurationError):
         q.send_many(echo.reverse, [], in_flight=in_flight)
+
+
+def test_submit_many_finds_the_way_of_its_job_once(
+    echo: Echo, q: que.BlockingQue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routed: list[object] = []
+    route = echo.app.route
+
+    def counted(job: que.Job[Message, Reversed], options: CallOptions) -> tuple[Backend, Options]:
+        routed.append(job)
+        return route(job, options)
+
+    monkeypatch.setattr(echo.app, "route", counted)
+    assert len(q.submit_many(echo.nobody, [Message("x")] * 5)) == 5
+    assert routed == [echo.nobody]
+
+
+def test_where_no_result_can_come_submitting_is_refused_once_and_sending_is_not() -> None:
+    driver = FakeDriver(Capabilities(lease=Lease.PROCESS))
+    job = que.Job("echo", int, int)
+    with que.Que(url_of(driver)).blocking() as q:
+        calls: list[Callable[[], object]] = [
+            lambda: q.submit(job, 1),
+            lambda: q.submit_many(job, [1]),
+            lambda: next(q.map(job, [1])),
+        ]
+        for call in calls:
+            with pytest.raises(que.UnsupportedFeature, match=r"has no results: use send\(\)"):
+                call()
+        assert q.send_many(job, [2]).accepted == 1
+    assert [each.payload for each in driver.envelopes] == [b"2"]
 
 
 def test_drain_returns_once_everything_has_left(echo: Echo, q: que.BlockingQue) -> None:
@@ -464,7 +499,7 @@ def test_a_driver_that_fails_at_the_end_leaves_nobody_waiting() -> None:
         waiting = pool.submit(handle.result)
         with pytest.raises(OSError, match="the cable is cut"):
             q.disconnect()
-        with pytest.raises(que.NotConnected):
+        with pytest.raises(que.ConnectionLost):
             waiting.result(WAIT_SECONDS)
     assert not [each for each in threading.enumerate() if each.name == "que-blocking"]
 
