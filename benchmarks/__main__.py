@@ -1,0 +1,82 @@
+"""Run all questions, or those named; print the answers as Markdown: `python -m benchmarks [--quick] [QUESTION …]`."""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol, cast
+
+from benchmarks.answer import Answer
+from benchmarks.measure import DEFAULT, QUICK, Scale
+from benchmarks.stage import Missing, program
+
+QUESTIONS = ("throughput", "one_at_a_time", "memory_driver")
+PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq")
+
+
+class Question(Protocol):
+    TITLE: str
+
+    def run(self, scale: Scale, /) -> Answer: ...
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="show only that each still runs; the figures mean nothing")
+    parser.add_argument("--rounds", type=int, default=DEFAULT.rounds, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=DEFAULT.seconds, help="of each contender and round")
+    parser.add_argument("--json", type=Path, help="write the medians here, for `python -m benchmarks.chart`")
+    options = parser.parse_args()
+    if unknown := set(options.questions) - set(QUESTIONS):
+        parser.error(f"no such question: {', '.join(sorted(unknown))}")
+    scale = QUICK if options.quick else Scale(options.rounds, options.seconds)
+    print(machine(), flush=True)
+    figures: dict[str, dict[str, float]] = {}
+    for name in options.questions or QUESTIONS:
+        question = cast(Question, import_module(f"benchmarks.{name}"))
+        begun = time.monotonic()
+        answer = question.run(scale)
+        print(f"\n## {question.TITLE}\n\n{answer.text}\n\n({time.monotonic() - begun:.0f} s)", flush=True)
+        figures[name] = dict(answer.figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def machine() -> str:
+    """Return one line that says where and with what this ran."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return f"{_cores()}; {platform.system()}, {platform.python_implementation()} {platform.python_version()}; " + (
+        f"{_server_version()}; {packages}; `python -m benchmarks {' '.join(sys.argv[1:])}`"
+    )
+
+
+def _cores() -> str:
+    cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in cpus if line.startswith("model name")]
+    return f"{len(models)} cores of {models[0]}" if models else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _server_version() -> str:
+    try:
+        path = program("gearmand")
+    except Missing as why:
+        return str(why)
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10)
+    return " ".join(said.stdout.split()[:2])
+
+
+if __name__ == "__main__":
+    main()

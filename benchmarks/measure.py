@@ -1,0 +1,111 @@
+"""Rounds in which every contender plays once, and what they say: medians, and ratios within a round."""
+
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.stage import Command, Missing, Process, Stage
+
+# A round that takes so much longer than it should is stuck.
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything: at least `rounds` rounds, in which each contender is busy for about `seconds`."""
+
+    rounds: int
+    seconds: float
+    is_quick: bool = False
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.is_quick else full
+
+
+DEFAULT = Scale(rounds=5, seconds=0.5)
+QUICK = Scale(rounds=1, seconds=0.02, is_quick=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A name, how to start its client, and how to start each of its workers."""
+
+    name: str
+    client: Command
+    workers: Sequence[Command] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A figure per round for each contender, and who could not take part."""
+
+    of: Mapping[str, Sequence[float]]
+    skipped: Mapping[str, str]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.of[name])
+
+    def medians(self) -> dict[str, float]:
+        return {name: self.median(name) for name in self.of}
+
+    def ratio(self, name: str, base: str) -> float:
+        """The median of the ratios within a round: a machine that slows down slows both. NaN without the base."""
+        if base not in self.of:
+            return math.nan
+        return statistics.median(mine / theirs for mine, theirs in zip(self.of[name], self.of[base], strict=True))
+
+
+class Lineup:
+    """Contenders that stay on stage for all rounds; those that miss something are skipped by name."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.players: dict[str, Process] = {}
+        self.skipped: dict[str, str] = {}
+        self._stage = stage
+
+    def add(self, name: str, contender: Callable[[], Contender]) -> None:
+        """Start what `contender` describes; calling it raises Missing if it cannot be."""
+        note(f"starting {name}")
+        try:
+            described = contender()
+            for command in described.workers:
+                self._stage.player(command)
+            self.players[name] = self._stage.player(described.client)
+        except Missing as why:
+            self.skipped[name] = str(why)
+
+
+def play(players: Mapping[str, Process], scale: Scale, most: int = 10_000_000) -> dict[str, list[float]]:
+    """Return jobs a second of each player, round by round; each round has as many jobs as fill `scale.seconds`."""
+    counts = {name: _calibrated(player, scale, most) for name, player in players.items()}
+    rates: dict[str, list[float]] = {name: [] for name in players}
+    for number in range(scale.rounds):
+        for name, player in players.items():
+            note(f"round {number + 1} of {scale.rounds}: {name}")
+            rates[name].append(_rate(player, counts[name]))
+    note("")
+    return rates
+
+
+def _calibrated(player: Process, scale: Scale, most: int) -> int:
+    """Return how many jobs it does in `scale.seconds`; the first ones warm it up."""
+    count = min(8, most)
+    while True:
+        rate = _rate(player, count)
+        wanted = max(1, min(most, int(rate * scale.seconds)))
+        # A few jobs say little about many: approach the figure in steps.
+        if wanted <= count * 10:
+            return wanted
+        count *= 10
+
+
+def _rate(player: Process, count: int) -> float:
+    return count / float(player.ask(str(count), PATIENCE_SECONDS))
+
+
+def note(text: str) -> None:
+    """Show what goes on, where somebody looks."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+"""que itself, as a user writes it: `que_pair LOOP worker|client PORT FUNCTION MODE`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import que
+from benchmarks.pairs.typed import Echo, EchoJob, halves, numbered, submit
+from benchmarks.player import IN_FLIGHT, play_async, run_loop, say
+
+
+async def call_from_tasks(job: EchoJob, count: int) -> None:
+    """Let IN_FLIGHT tasks call, one job after the other each, as the requests of a web server do."""
+    items = numbered(count)
+
+    async def caller() -> None:
+        for params in items:
+            assert (await job.submit(params)).number == params.number
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(caller())
+
+
+async def call_alone(job: EchoJob, count: int) -> None:
+    for params in numbered(count):
+        assert (await job.submit(params)).number == params.number
+
+
+async def map_all(job: EchoJob, count: int) -> None:
+    done = 0
+    async for outcome in job.map(numbered(count), in_flight=IN_FLIGHT):
+        assert outcome.result.number == outcome.params.number
+        done += 1
+    assert done == count
+
+
+async def send(job: EchoJob, count: int) -> None:
+    """Keep between half of IN_FLIGHT and all of it without a receipt."""
+    under_way: list[que.Sending] = []
+    for half in halves(count):
+        leaving = [job.send(params) for params in half]
+        for sending in under_way:
+            await sending
+        under_way = leaving
+    for sending in under_way:
+        await sending
+
+
+async def send_alone(job: EchoJob, count: int) -> None:
+    for params in numbered(count):
+        await job.send(params)
+
+
+async def send_all(job: EchoJob, count: int) -> None:
+    sent = await job.send_many(numbered(count), in_flight=IN_FLIGHT)
+    assert sent.accepted == count, sent.refused
+
+
+MODES: dict[str, Callable[[EchoJob, int], Awaitable[None]]] = {
+    "submit": submit,
+    "tasks": call_from_tasks,
+    "lone": call_alone,
+    "map": map_all,
+    "send": send,
+    "send-lone": send_alone,
+    "send_many": send_all,
+}
+
+
+async def client(port: str, function: str, mode: str) -> None:
+    app = que.Que(f"gearman://127.0.0.1:{port}")
+    job = app.add(que.Job(function, Echo, Echo))
+    async with app:
+        await play_async(lambda count: MODES[mode](job, count))
+
+
+async def worker(port: str, function: str, _: str) -> None:
+    app = que.Que(f"gearman://127.0.0.1:{port}")
+
+    @app.job(function)
+    async def echo(params: Echo) -> Echo:
+        return params
+
+    async with app, app.worker(concurrency=IN_FLIGHT):
+        say("ready")
+        await asyncio.Event().wait()
+
+
+ROLES: dict[str, Callable[..., Awaitable[None]]] = {"client": client, "worker": worker}
+
+if __name__ == "__main__":
+    loop, role, *arguments = sys.argv[1:]
+    run_loop(loop, ROLES[role](*arguments))

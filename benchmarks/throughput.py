@@ -1,0 +1,23 @@
+"""How many typed jobs a second go from client to worker and back, with 1,000 of them in flight?"""
+
+from functools import partial
+
+from benchmarks.answer import Answer
+from benchmarks.contenders import ALL, LIBGEARMAN, contender
+from benchmarks.measure import Lineup, Rates, Scale, play
+from benchmarks.report import rates_table
+from benchmarks.stage import Stage
+
+TITLE = "1,000 in flight"
+WORKERS = 2
+
+
+def run(scale: Scale, mode: str = "submit") -> Answer:
+    """Two worker processes and one client process for each contender; idle ones cost nothing."""
+    with Stage() as stage:
+        port = stage.gearmand()
+        lineup = Lineup(stage)
+        for name, pair in ALL.items():
+            lineup.add(name, partial(contender, name, pair, port, mode, WORKERS))
+        rates = Rates(play(lineup.players, scale), lineup.skipped)
+    return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.medians())

@@ -1,0 +1,30 @@
+"""The benchmarks still run: each question in its smallest size, beside whichever rivals are installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import QUESTIONS
+from tests.servers import require
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_is_answered_in_its_smallest_size(question: str) -> None:
+    require("gearmand")
+    command = [sys.executable, "-m", "benchmarks", "--quick", question]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    rows = [line.split("|") for line in ended.stdout.splitlines() if line.startswith("| que")]
+    assert rows
+    assert all(float(row[-2].replace(",", "")) > 0 for row in rows)
+
+
+def test_a_question_that_does_not_exist_is_refused_by_name() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "speed"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 2
+    assert "no such question: speed" in ended.stderr
