@@ -1,6 +1,7 @@
 """Batches that form by themselves: what arrives in one loop tick leaves in one call."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -18,7 +19,19 @@ class Batcher(Generic[ItemT]):
     `call` must not raise: what it raises is reported to the loop's exception handler and the batch is forgotten.
     """
 
-    __slots__ = ("_call", "_drained", "_idle", "_items", "_limit", "_loop", "_taken", "_tasks", "_woken")
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_drains",
+        "_idle",
+        "_items",
+        "_limit",
+        "_loop",
+        "_taken",
+        "_tasks",
+        "_under_way",
+        "_woken",
+    )
 
     def __init__(
         self,
@@ -34,7 +47,11 @@ class Batcher(Generic[ItemT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = False
         self._taken = 0
-        self._drained: list[asyncio.Future[None]] = []
+        self._begun = 0
+        # Calls are numbered from 1; these are under way, the oldest first.
+        self._under_way: dict[int, None] = {}
+        # Who waits for the end of every call up to a number, the lowest first.
+        self._drains: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def __len__(self) -> int:
         """The items that wait or are in a call under way."""
@@ -58,16 +75,19 @@ class Batcher(Generic[ItemT]):
             self._wake()
 
     async def drain(self) -> None:
-        """Wait until every item added so far has been through its call."""
-        while len(self):
-            waiter = self._loop.create_future()
-            self._drained.append(waiter)
-            await waiter
+        """Wait until every item added so far has been through its call, and for none that is added later."""
+        if not len(self):
+            return
+        last = self._begun + 1 if self._items else self._begun
+        waiter = self._loop.create_future()
+        self._drains.append((last, waiter))
+        await waiter
 
     async def close(self) -> None:
-        """Drain, then end the Batcher's tasks; a cancellation ends them at once, and leaves the rest in `waiting`."""
+        """End the Batcher's tasks once no item is left; a cancellation ends them at once: the rest is `waiting`."""
         try:
-            await self.drain()
+            while len(self):
+                await self.drain()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -83,7 +103,8 @@ class Batcher(Generic[ItemT]):
             self._idle.pop().set_result(None)
         elif len(self._tasks) < self._limit:
             self._woken = True
-            task = self._loop.create_task(self._run())
+            # Not loop.create_task(): an eager task factory would run the call inside add().
+            task = asyncio.Task(self._run(), loop=self._loop)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -104,6 +125,9 @@ class Batcher(Generic[ItemT]):
     async def _take(self) -> None:
         items, self._items = self._items, []
         self._taken += len(items)
+        self._begun += 1
+        number = self._begun
+        self._under_way[number] = None
         try:
             await self._call(items)
         except (Exception, asyncio.CancelledError) as error:
@@ -114,11 +138,14 @@ class Batcher(Generic[ItemT]):
             self._loop.call_exception_handler({"message": "a batch was lost", "exception": error})
         finally:
             self._taken -= len(items)
-            if self._drained and not len(self):
-                self._release()
+            del self._under_way[number]
+            if self._drains:
+                self._end_drains()
 
-    def _release(self) -> None:
-        waiters, self._drained = self._drained, []
-        for waiter in waiters:
+    def _end_drains(self) -> None:
+        """Wake those for whom no call is under way or to come."""
+        oldest = next(iter(self._under_way), self._begun + 1)
+        while self._drains and self._drains[0][0] < oldest:
+            _, waiter = self._drains.popleft()
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,6 +1,7 @@
 """Batches that form by themselves: one tick, one call; group commit; order; drain; errors."""
 
 import asyncio
+import sys
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,47 @@ async def test_draining_waits_for_calls_under_way_and_for_what_waits_behind_them
     assert calls.ended == 2
     assert len(calls.batcher) == 0
     await calls.batcher.drain()
+    await calls.batcher.close()
+
+
+@pytest.mark.parametrize("limit", [2, None], ids=["two at a time", "any number"])
+@in_loop
+async def test_draining_waits_for_what_was_added_before_it_and_for_nothing_else(limit: int | None) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+
+    async def call(items: list[int]) -> None:
+        await gates[items[0]].wait()
+
+    batcher = Batcher[int](call, limit, asyncio.get_running_loop())
+    drains: list[asyncio.Task[None]] = []
+    for number in range(3):
+        batcher.add(number)
+        drains.append(asyncio.create_task(batcher.drain()))
+        await ticks()
+    gates[1].set()
+    await ticks()
+    assert not any(drain.done() for drain in drains)
+    gates[0].set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*drains[:2])
+    assert len(batcher) == 1
+    assert not drains[2].done()
+    gates[2].set()
+    await drains[2]
+    await batcher.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs Python 3.12: eager_task_factory")
+@in_loop
+async def test_under_an_eager_task_factory_a_call_still_waits_for_the_end_of_the_tick() -> None:
+    if sys.version_info >= (3, 12):
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    calls = Calls()
+    calls.batcher.add(0)
+    calls.batcher.add(1)
+    assert calls.batches == []
+    await calls.batcher.drain()
+    assert calls.batches == [[0, 1]]
     await calls.batcher.close()
 
 
