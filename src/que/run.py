@@ -3,8 +3,9 @@
 import asyncio
 import contextvars
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Never, cast
 
 from que.errors import ParamsInvalid, Reject, ResultInvalid
@@ -12,17 +13,22 @@ from que.job import Call, Context, Handler, Job, Middleware, Surroundings
 from que.middleware import RunTimeout, Step, chain, deadline
 from que.model import Completed, Delivery, Failed, Verdict
 
+_log = logging.getLogger("que")
+
 # What crosses the wire is for people to read: nobody needs more of it.
 _MOST_MESSAGE_CHARACTERS = 4000
 # These are not about the job: any other exception is its failure, or a delivery would come back for ever.
 _NO_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+# What a class is called on the wire where that is not its own name.
+_NAMES: dict[type[BaseException], str] = {RunTimeout: "JobTimeout"}
 _NO_CONTEXT = Context[object]("", state=None)
 
 
 class Runs:
     """Runs deliveries of `jobs` with `middleware` around the handlers; everything that can be is prepared per job.
 
-    `def` handlers run in threads of `executor`, in a copy of the job's context variables.
+    `def` handlers run in threads of `executor`, in a copy of the job's context variables. `outlived` is told of each
+    one that runs on after its job was cancelled, for no thread can be stopped.
     """
 
     def __init__(
@@ -31,9 +37,11 @@ class Runs:
         middleware: Sequence[Middleware[Never]],
         state: object,
         executor: Executor,
+        outlived: Callable[[Future[object]], None],
         surroundings: Surroundings,
     ) -> None:
         self._executor = executor
+        self._outlived = outlived
         self._runners = {name: self._runner(job, middleware, state, surroundings) for name, job in jobs.items()}
 
     def run(self, delivery: Delivery) -> Coroutine[object, object, Verdict]:
@@ -66,7 +74,7 @@ class Runs:
             try:
                 params = load_params(delivery.payload)
             except ParamsInvalid as error:
-                return Failed("params", "ParamsInvalid", _message(error))
+                return _failed(delivery, "params", error)
             try:
                 if delivery.run_timeout is not None and delivery.run_timeout != limit:
                     limited = chain((deadline(delivery.run_timeout), *around), step)
@@ -75,12 +83,17 @@ class Runs:
                     result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
             except _NO_FAILURES:
                 raise
+            except RunTimeout as error:
+                return _failed(delivery, "timeout", error)
+            except Reject as error:
+                return _failed(delivery, "rejected", error)
             except BaseException as error:
-                return _failed(error)
+                _log.error("job %s %s: its handler failed", delivery.function, delivery.id, exc_info=error)
+                return Failed("handler", type(error).__name__, _message(error))
             try:
                 return Completed(dump_result(result))
             except ResultInvalid as error:
-                return Failed("result", "ResultInvalid", _message(error))
+                return _failed(delivery, "result", error)
 
         return run
 
@@ -89,16 +102,18 @@ class Runs:
         call = handler.call
         if handler.is_async:
             return cast(Step, call)
-        executor = self._executor
+        executor, outlived = self._executor, self._outlived
 
         async def in_thread(params: object, context: Context[object]) -> object:
-            loop = asyncio.get_running_loop()
             variables = contextvars.copy_context()
+            thread = executor.submit(variables.run, _in_future, call, params, context)
             try:
-                result = await loop.run_in_executor(executor, lambda: variables.run(_in_future, call, params, context))
+                result = await asyncio.wrap_future(thread)
             except asyncio.CancelledError:
                 # A thread cannot be stopped; its handler may look.
                 context.cancelled = True
+                if not thread.done():
+                    outlived(thread)
                 raise
             return await result if inspect.isawaitable(result) else result
 
@@ -116,15 +131,11 @@ def _in_future(call: Call, params: object, context: Context[object]) -> object:
         raise RuntimeError("the handler raised StopIteration") from error
 
 
-def _failed(error: BaseException) -> Failed:
-    """Return the failure that `error` means: type name and text, never a traceback."""
-    kind = "handler"
-    if isinstance(error, RunTimeout):
-        kind = "timeout"
-    elif isinstance(error, Reject):
-        kind = "rejected"
-    name = "JobTimeout" if kind == "timeout" else type(error).__name__
-    return Failed(kind, name, _message(error))
+def _failed(delivery: Delivery, kind: str, error: BaseException) -> Failed:
+    """Return, and log, a failure whose name and text say all: a traceback would only show frames of ours."""
+    message = _message(error)
+    _log.warning("job %s %s: %s", delivery.function, delivery.id, message)
+    return Failed(kind, _NAMES.get(type(error), type(error).__name__), message)
 
 
 def _message(error: BaseException) -> str:

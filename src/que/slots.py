@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import enum
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import suppress
@@ -14,17 +15,19 @@ from que.model import Delivery, Failed, Released, Verdict
 Run = Callable[[Delivery], Coroutine[object, object, Verdict]]
 Report = Callable[[Delivery, Verdict | None], None]
 
+_log = logging.getLogger("que")
+
 # A slot whose handlers never suspend lets the loop breathe after this long, looking at the clock every few jobs.
 _BREATH_SECONDS = 0.005
 _JOBS_PER_LOOK = 16
 
 
-class Stop(enum.Enum):
-    """Why a run is cancelled."""
+class Stop(enum.IntEnum):
+    """Why a run is cancelled; where there are several reasons the greatest counts."""
 
-    LOST = "the lease is gone"
-    CANCELLED = "somebody cancelled the job"
-    SHUTDOWN = "the worker stops"
+    SHUTDOWN = 1  # the worker stops, or somebody else has cancelled the slot's task
+    CANCELLED = 2  # somebody cancelled the job
+    LOST = 3  # the lease is gone
 
 
 _UNFINISHED: dict[Stop | None, Verdict] = {
@@ -36,6 +39,8 @@ _UNFINISHED: dict[Stop | None, Verdict] = {
 
 class Slots:
     """Runs deliveries in at most `count` tasks, which are made when they are first needed.
+
+    `report` hears of each delivery exactly once: its verdict, or None if its lease is gone and it is another worker's.
 
     A task per job costs four times as much as stepping its coroutine inside a task that lives on. Each job still has
     its own contextvars.Context, and while it runs current_task() is its slot's task, so that asyncio.timeout, TaskGroup
@@ -51,153 +56,181 @@ class Slots:
         self._waiting: deque[Delivery] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        # Whoever takes a delivery out of here, or out of those that wait, is the one who reports it.
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         self._stops: dict[Delivery, Stop] = {}
-        self._closed = False
+        self._stopped = False
 
     def __len__(self) -> int:
         """The deliveries that run or wait for a slot."""
         return len(self._running) + len(self._waiting)
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
-        """Let `deliveries` run, in order, as slots are free."""
+        """Let `deliveries` run, in order, as slots are free; after stop_all() they are released."""
         self._waiting.extend(deliveries)
-        self._wake()
+        if self._stopped:
+            self.stop_all()
+        elif self._waiting:
+            self._wake()
 
     def stop(self, delivery: Delivery, why: Stop) -> None:
-        """Cancel one delivery, running or waiting; harmless if it has ended."""
-        if delivery in self._stops:
-            return
+        """Cancel one delivery, running or waiting; harmless if it has ended.
+
+        A handler is cancelled once, so that nothing interrupts its cleaning up. If it returns or raises all the same,
+        that is its verdict, unless the lease is gone.
+        """
         task = self._running.get(delivery)
         if task is not None:
-            self._stops[delivery] = why
-            task.cancel()
+            before = self._stops.get(delivery)
+            self._stops[delivery] = why if before is None else max(before, why)
+            if before is None:
+                task.cancel()
         elif delivery in self._waiting:
             self._waiting.remove(delivery)
             self._end(delivery, None, why)
 
-    def stop_all(self, why: Stop) -> None:
-        """Cancel everything."""
+    def stop_all(self) -> None:
+        """Cancel everything, now and to come: the worker stops."""
+        self._stopped = True
         for delivery in [*self._waiting, *self._running]:
-            self.stop(delivery, why)
+            self.stop(delivery, Stop.SHUTDOWN)
 
-    async def close(self) -> None:
-        """End the slots' tasks; what still runs is cancelled for good."""
-        self._closed = True
-        for task in self._tasks:
+    async def close(self, patience_seconds: float) -> None:
+        """Cancel everything and end the slots' tasks; every delivery is reported when this returns.
+
+        A handler that has not ended after `patience_seconds` is released, logged, and closed as a generator is, which
+        no `except Exception` or `except CancelledError` survives.
+        """
+        self.stop_all()
+        for idle in self._idle:
+            idle.cancel()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=patience_seconds)
+        finally:
+            self._abandon_all()
+        # What is closed has ended within a few ticks, if it does not wait for a task that ignores its cancellation.
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def _abandon_all(self) -> None:
+        while self._running:
+            delivery, task = self._running.popitem()
+            _log.critical("job %s %s ignores its cancellation: it is closed", delivery.function, delivery.id)
+            self._end(delivery, None, self._stops.pop(delivery))
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _wake(self) -> None:
-        if self._idle:
-            self._idle.pop().set_result(None)
-        elif len(self._tasks) < self._count:
-            task = self._loop.create_task(self._slot())
+        while self._idle:
+            idle = self._idle.pop()
+            # One that is done belongs to a task that was cancelled and has not run since.
+            if not idle.done():
+                idle.set_result(None)
+                return
+        if len(self._tasks) < self._count:
+            # Not by create_task(): a task factory that starts tasks eagerly would run a slot inside the one that wakes.
+            task = asyncio.Task(self._slot(), loop=self._loop)
             self._tasks.add(task)
             task.add_done_callback(self._gone)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._waiting and not self._closed:
+        if self._waiting:
             self._wake()
 
     async def _slot(self) -> None:
+        """Run what waits until this task is cancelled; the count is made whole by a new task, when one is needed.
+
+        Also a job that was cancelled takes its task along, and with it whatever the cancellation has left there.
+        """
         task = asyncio.current_task()
         assert task is not None
         base = contextvars.copy_context()
-        while not self._closed:
-            if self._waiting:
-                await self._work(task, base)
-            else:
-                await self._park()
-
-    async def _park(self) -> None:
-        idle = self._loop.create_future()
-        self._idle.append(idle)
-        try:
-            await idle
-        finally:
-            if idle in self._idle:
-                self._idle.remove(idle)
+        while not self._stopped:
+            await self._work(task, base)
+            if task.cancelling() or self._stopped:
+                return
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            try:
+                await idle
+            except asyncio.CancelledError:
+                if idle in self._idle:
+                    self._idle.remove(idle)
+                raise
 
     async def _work(self, task: asyncio.Task[None], base: contextvars.Context) -> None:
-        """Run what waits until nothing does."""
+        """Run what waits until nothing does, or `task` is cancelled."""
         waiting = self._waiting
-        running = self._running
         clock = self._loop.time
         breathed = clock()
         jobs = 0
         while waiting:
             delivery = waiting.popleft()
-            running[delivery] = task
+            self._running[delivery] = task
             verdict: Verdict | None = None
             try:
-                verdict = await _stepped(self._run(delivery), base.copy(), self._suspended)
-            except asyncio.CancelledError:
-                if self._closed:
-                    raise
-            except BaseException:
-                self._report(delivery, Released())
+                verdict = await self._stepped(delivery, base.copy())
+            except asyncio.CancelledError as error:
+                if not task.cancelling() and delivery not in self._stops:
+                    _log.error("job %s %s was cancelled from inside", delivery.function, delivery.id, exc_info=error)
+            except GeneratorExit:
+                # The loop has gone before its tasks: there is nobody to report to.
                 raise
-            finally:
-                del running[delivery]
-            why = self._stops.pop(delivery, None)
-            self._end(delivery, verdict, why)
-            jobs += 1
+            except BaseException:
+                self._finish(delivery, Released(), task)
+                raise
+            self._finish(delivery, verdict, task)
             if task.cancelling():
-                # Ours was for the job; anybody else's, as that of asyncio.run() at the loop's end, is for the slot.
-                if why is None:
-                    raise asyncio.CancelledError
-                await _forget_cancellation(task)
+                return
+            jobs += 1
             if jobs % _JOBS_PER_LOOK == 0 and clock() - breathed > _BREATH_SECONDS:
                 await asyncio.sleep(0)
                 breathed = clock()
 
-    def _suspended(self) -> None:
+    @coroutine
+    def _stepped(self, delivery: Delivery, context: contextvars.Context) -> Generator[object, object, Verdict]:
+        """Return the verdict of `delivery`, running each step of it in `context`."""
+        run = context.run
+        work = self._run(delivery)
+        try:
+            awaited = run(work.send, None)
+        except StopIteration as end:
+            return cast(Verdict, end.value)
         if self._waiting:
             self._wake()
+        sent: object = None
+        while True:
+            try:
+                sent = yield awaited
+            except GeneratorExit:
+                run(work.close)
+                raise
+            except BaseException as error:
+                if delivery not in self._running:
+                    # Given up on: what it says on its way out is for nobody.
+                    with suppress(Exception):
+                        run(work.close)
+                    raise
+                thrown: BaseException | None = error
+            else:
+                thrown = None
+            try:
+                awaited = run(work.send, sent) if thrown is None else run(work.throw, thrown)
+            except StopIteration as end:
+                return cast(Verdict, end.value)
+
+    def _finish(self, delivery: Delivery, verdict: Verdict | None, task: asyncio.Task[None]) -> None:
+        if self._running.pop(delivery, None) is None:
+            return
+        why = self._stops.pop(delivery, None) if self._stops else None
+        if why is None and verdict is None and task.cancelling():
+            why = Stop.SHUTDOWN
+        self._end(delivery, verdict, why)
 
     def _end(self, delivery: Delivery, verdict: Verdict | None, why: Stop | None) -> None:
-        """Report exactly one verdict, or None for a lost lease, whose job is another worker's now."""
         if why is Stop.LOST:
             verdict = None
         elif verdict is None:
             verdict = _UNFINISHED[why]
         self._report(delivery, verdict)
-
-
-async def _forget_cancellation(task: asyncio.Task[None]) -> None:
-    while task.cancelling():
-        task.uncancel()
-    # Before Python 3.13 one that the job has not seen is still to come.
-    with suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)
-
-
-@coroutine
-def _stepped(
-    work: Coroutine[object, object, Verdict], context: contextvars.Context, suspended: Callable[[], None]
-) -> Generator[object, object, Verdict]:
-    """Return what `work` returns, running each step of it in `context`; call `suspended` when it first waits."""
-    run = context.run
-    send = work.send
-    try:
-        awaited = run(send, None)
-    except StopIteration as end:
-        return cast(Verdict, end.value)
-    suspended()
-    sent: object = None
-    while True:
-        try:
-            sent = yield awaited
-        except GeneratorExit:
-            run(work.close)
-            raise
-        except BaseException as error:
-            thrown: BaseException | None = error
-        else:
-            thrown = None
-        try:
-            awaited = run(send, sent) if thrown is None else run(work.throw, thrown)
-        except StopIteration as end:
-            return cast(Verdict, end.value)

@@ -5,8 +5,8 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import Generic, Never, Self
@@ -17,7 +17,7 @@ from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
 from que.driver import Consumer, Emits
-from que.errors import ConfigurationError
+from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
 from que.model import Delivery, Settled, Settlement, Verdict
 from que.run import Runs
@@ -25,6 +25,7 @@ from que.slots import Slots, Stop
 
 StateT = TypeVar("StateT", default=None)
 Jobs = Mapping[str, Job[object, object]]
+Outlived = Callable[[Future[object]], None]
 Lifespan = Callable[[], AbstractAsyncContextManager[StateT]]
 
 _log = logging.getLogger("que")
@@ -34,6 +35,8 @@ DEFAULT_GRACE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 5.0
 # How long a handler that is cancelled may take for its cleaning up.
 _STUBBORN_SECONDS = 5.0
+# How long an engine may take to let a worker go.
+_PARTING_SECONDS = 10.0
 
 
 class Worker(Generic[StateT]):
@@ -60,16 +63,16 @@ class Worker(Generic[StateT]):
         self._lifespan = lifespan
         self._middleware = middleware
         self._blocking = blocking
-        self._stack = AsyncExitStack()
+        self._life: asyncio.Task[None] | None = None
         self._stations: list[_Station] = []
-        self._stopping: asyncio.Task[None] | None = None
-        self._begun = False
-        self._stopped = asyncio.Event()
+        self._opening = False
+        self._opened = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     @property
     def is_running(self) -> bool:
         """Whether it has begun, and has not stopped."""
-        return self._begun and not self._stopped.is_set()
+        return self._life is not None and not self._life.done()
 
     @property
     def serves(self) -> Sequence[tuple[Address, Sequence[str]]]:
@@ -77,15 +80,31 @@ class Worker(Generic[StateT]):
         return [(backend.address, list(jobs)) for backend, jobs in self._work]
 
     async def run(self) -> None:
-        """Work until stop() has been called and has finished; a cancellation stops without grace."""
-        await self._start()
+        """Work until stop() has been called and has finished; a cancellation stops without grace.
+
+        Raises what the lifespan or a driver's register() raises, NotConnected if a driver gives no more jobs, and
+        ConfigurationError if the worker has worked before. Returns at once if stop() has been called already.
+        """
+        life = self._begin()
         try:
-            await self._stopped.wait()
-        finally:
+            await asyncio.wait([life])
+        except asyncio.CancelledError:
             await self.stop(grace=0)
+            raise
+        await life
 
     async def __aenter__(self) -> Self:
-        await self._start()
+        life = self._begin()
+        opened = asyncio.ensure_future(self._opened.wait())
+        try:
+            await asyncio.wait([life, opened], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.stop(grace=0)
+            raise
+        finally:
+            opened.cancel()
+        if life.done():
+            await life
         return self
 
     async def __aexit__(
@@ -96,69 +115,117 @@ class Worker(Generic[StateT]):
     async def stop(self, grace: float = DEFAULT_GRACE_SECONDS) -> None:
         """Take no more jobs, let the running ones end within `grace` seconds, then cancel and release them.
 
-        Returns when every verdict has been settled. Calling it again waits for the first call, or cuts its grace short.
+        Returns when every verdict has been settled and the lifespan is closed; raises what run() raises. Calling it
+        again waits for the same end, and cuts the first call's grace short where its own is over sooner.
         """
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(grace))
-        elif grace == 0:
-            for station in self._stations:
-                station.release_all()
-        await asyncio.shield(self._stopping)
+        self._stopping.set()
+        life = self._life
+        if life is None:
+            return
+        if self._opening:
+            self._opening = False
+            life.cancel()
+        release = asyncio.get_running_loop().call_later(grace, self._release)
+        await asyncio.wait([life])
+        release.cancel()
+        if not life.cancelled():
+            await life
 
-    async def _start(self) -> None:
-        self._begun = True
-        state = await self._stack.enter_async_context(self._lifespan())
-        blocking = await self._stack.enter_async_context(self._blocking())
-        executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="que-job")
-        self._stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+    def _begin(self) -> asyncio.Task[None]:
+        if self._life is not None:
+            raise ConfigurationError("this worker has worked already, and a worker works once: make another one")
+        self._life = asyncio.get_running_loop().create_task(self._live())
+        return self._life
+
+    async def _live(self) -> None:
+        """Open everything, wait for stop(), close everything; in one task, as cancel scopes in a lifespan need it."""
+        if self._stopping.is_set():
+            return
         try:
+            async with AsyncExitStack() as stack:
+                await self._open(stack)
+                await self._work_until_stopped()
+        except asyncio.CancelledError:
+            # stop() cancels what is not open yet; any other cancellation is somebody else's.
+            if self._opened.is_set() or not self._stopping.is_set():
+                raise
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        self._opening = True
+        try:
+            state = await stack.enter_async_context(self._lifespan())
+            blocking = await stack.enter_async_context(self._blocking())
+            stack.push_async_callback(self._close_stations)
             for backend, jobs in self._work:
                 station = _Station(backend, jobs, self._concurrency)
-                await station.open(partial(Runs, jobs, self._middleware, state, executor), blocking)
+                await station.open(partial(Runs, jobs, self._middleware, state), blocking)
                 self._stations.append(station)
-        except BaseException:
-            await self.stop(grace=0)
-            raise
-
-    async def _stop(self, grace: float) -> None:
-        try:
-            await asyncio.gather(*[station.close(grace) for station in self._stations])
-            await self._stack.aclose()
         finally:
-            self._stopped.set()
+            self._opening = False
+        self._opened.set()
+
+    async def _work_until_stopped(self) -> None:
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        ends = [station.reserving for station in self._stations]
+        try:
+            await asyncio.wait([stopping, *ends], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        for station, end in zip(self._stations, ends, strict=True):
+            if end.done() and not self._stopping.is_set():
+                raise NotConnected(f"{station.address}: the driver gives this worker no more jobs") from (
+                    None if end.cancelled() else end.exception()
+                )
+
+    def _release(self) -> None:
+        for station in self._stations:
+            station.release()
+
+    async def _close_stations(self) -> None:
+        if not self._stopping.is_set():
+            # Nobody has asked for a grace: this is a failure, or a cancellation.
+            self._release()
+        await asyncio.gather(*[station.close() for station in self._stations])
 
 
 class _Station:
-    """One consumer and its slots; a slot counts as taken until the verdict of its job has been settled."""
+    """One consumer, its slots and its threads; a slot counts as taken until the verdict of its job has been settled.
+
+    `reserving` is done when no more jobs come.
+    """
 
     def __init__(self, backend: Backend, jobs: Jobs, concurrency: int) -> None:
-        self._backend = backend
+        self.address = backend.address
+        self.reserving: asyncio.Task[None]
+        self._driver = backend.driver
         self._jobs = jobs
         self._free = concurrency
         self._concurrency = concurrency
         self._loop = backend.loop
-        self._room: asyncio.Future[None] | None = None
-        self._empty: asyncio.Future[None] | None = None
+        self._change: asyncio.Future[None] | None = None
+        self._closing = asyncio.Event()
+        self._released = False
+        # Of its own: with one for all stations, a job could wait for a thread although it has a slot.
+        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
+        self._outliving: set[Future[object]] = set()
 
-    async def open(self, runs: Callable[[Surroundings], Runs], blocking: Blocking) -> None:
+    async def open(self, runs: Callable[[Executor, Outlived, Surroundings], Runs], blocking: Blocking) -> None:
         """Register the jobs and start to reserve."""
-        driver = self._backend.driver
-        self._consumer: Consumer = await driver.register(list(self._jobs), self._concurrency, self)
-        can = driver.capabilities
+        self._consumer: Consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
+        can = self._driver.capabilities
         emits = self._consumer if isinstance(self._consumer, Emits) else None
-        self._runs = runs(
-            Surroundings(
-                driver=self._backend.address.scheme,
-                loop=self._loop,
-                thread=threading.get_ident(),
-                progress=emits if can.progress else None,
-                chunks=emits if can.chunks else None,
-                blocking=blocking,
-            )
+        surroundings = Surroundings(
+            driver=self.address.scheme,
+            loop=self._loop,
+            thread=threading.get_ident(),
+            progress=emits if can.progress else None,
+            chunks=emits if can.chunks else None,
+            blocking=blocking,
         )
-        self._slots = Slots(self._concurrency, self._runs.run, self._report, self._loop)
-        self._settling = Batcher[Settlement](self._settle, driver.calls_in_flight, self._loop)
-        self._reserving = self._loop.create_task(self._reserve())
+        run = runs(self._executor, self._outlived, surroundings).run
+        self._slots = Slots(self._concurrency, run, self._report, self._loop)
+        self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
+        self.reserving = self._loop.create_task(self._reserve())
 
     def lost(self, delivery: Delivery) -> None:
         """The engine has given a job to another worker."""
@@ -170,16 +237,19 @@ class _Station:
 
     async def _reserve(self) -> None:
         failures = 0
-        while True:
-            while not self._free:
-                self._room = self._loop.create_future()
-                await self._room
+        while not self._closing.is_set():
+            if self._free <= 0:
+                await self._until_change()
+                continue
             try:
                 deliveries = await self._consumer.reserve(self._free)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                _log.exception("reserve() at %s failed", self.address)
+                await self._pause(failures)
                 failures += 1
-                _log.exception("reserve() at %s failed", self._backend.address)
-                await asyncio.sleep(random.uniform(0, min(2.0**failures / 10, _LONGEST_PAUSE_SECONDS)))
                 continue
             if not deliveries:
                 return
@@ -187,10 +257,17 @@ class _Station:
             self._free -= len(deliveries)
             self._slots.add(deliveries)
 
+    async def _pause(self, failures: int) -> None:
+        """Wait longer after each failure, with jitter, but not when the worker stops."""
+        longest = min(0.2 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0, longest)):
+                await self._closing.wait()
+
     def _report(self, delivery: Delivery, verdict: Verdict | None) -> None:
         if verdict is None:
             _log.warning("job %s %s: its lease is gone, so its result is not used", delivery.function, delivery.id)
-            self._release_slots(1)
+            self._give_room(1)
         else:
             self._settling.add((delivery, verdict))
 
@@ -198,42 +275,82 @@ class _Station:
         try:
             settled = await self._consumer.settle(settlements)
         except Exception:
-            _log.exception("settle() of %d jobs at %s failed", len(settlements), self._backend.address)
+            _log.exception("settle() of %d jobs at %s failed", len(settlements), self.address)
         else:
             for (delivery, _), outcome in zip(settlements, settled, strict=True):
                 if outcome is not Settled.CONFIRMED:
                     _log.warning("job %s %s: its verdict is %s", delivery.function, delivery.id, outcome.value)
         finally:
-            self._release_slots(len(settlements))
+            self._give_room(len(settlements))
 
-    def _release_slots(self, count: int) -> None:
+    def _outlived(self, thread: Future[object]) -> None:
+        """The job of a `def` handler has ended and its thread has not: the slot stays taken until it has."""
+        self._outliving.add(thread)
+        self._free -= 1
+        thread.add_done_callback(self._thread_ended)
+
+    def _thread_ended(self, thread: Future[object]) -> None:
+        # The loop may be gone by then.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._take_back, thread)
+
+    def _take_back(self, thread: Future[object]) -> None:
+        self._outliving.discard(thread)
+        self._give_room(1)
+
+    def _give_room(self, count: int) -> None:
         self._free += count
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        if self._empty is not None and self._free == self._concurrency and not self._empty.done():
-            self._empty.set_result(None)
+        self._tell_change()
 
-    def release_all(self) -> None:
-        """Cancel what still runs; its jobs are released."""
-        self._slots.stop_all(Stop.SHUTDOWN)
+    def _tell_change(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
-    async def close(self, grace: float) -> None:
-        """Take no more, wait for what runs, at most `grace` seconds, then release it; return once all is settled."""
-        await self._consumer.close()
-        idle = self._loop.create_task(self._until_idle())
-        done, _ = await asyncio.wait([idle], timeout=grace)
-        if not done:
-            self.release_all()
-            done, _ = await asyncio.wait([idle], timeout=_STUBBORN_SECONDS)
-        if not done:
-            _log.critical("%d jobs at %s ignore their cancellation", len(self._slots), self._backend.address)
-            idle.cancel()
-            self._reserving.cancel()
-        await self._slots.close()
-        await self._settling.close()
+    async def _until_change(self) -> None:
+        """Wait until a slot is free again, or the worker stops; there is one that waits at a time."""
+        self._change = self._loop.create_future()
+        await self._change
 
-    async def _until_idle(self) -> None:
-        await self._reserving
-        while self._free < self._concurrency:
-            self._empty = self._loop.create_future()
-            await self._empty
+    def release(self) -> None:
+        """Wait no more for jobs to end: cancel what runs once it is closed, and give it back."""
+        self._released = True
+        if self._closing.is_set():
+            self._slots.stop_all()
+            self._tell_change()
+
+    async def close(self) -> None:
+        """Take no more, wait for what runs until release() is called; return once all is settled.
+
+        Whatever the driver and the handlers do, this ends; what went wrong is logged.
+        """
+        self._closing.set()
+        self._tell_change()
+        if self._released:
+            self._slots.stop_all()
+        try:
+            await self._stop_reserving()
+            while self._free < self._concurrency and not self._released:
+                await self._until_change()
+        finally:
+            await self._slots.close(_STUBBORN_SECONDS)
+            await self._settle_rest()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            if self._outliving:
+                _log.warning("%d `def` handlers at %s run on in their threads", len(self._outliving), self.address)
+
+    async def _stop_reserving(self) -> None:
+        try:
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await self._consumer.close()
+                await asyncio.wait([self.reserving])
+        except Exception:
+            _log.exception("close() of the consumer at %s failed", self.address)
+            self.reserving.cancel()
+            await asyncio.wait([self.reserving], timeout=_PARTING_SECONDS)
+
+    async def _settle_rest(self) -> None:
+        try:
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await self._settling.close()
+        except TimeoutError:
+            _log.critical("the verdicts of %d jobs at %s could not be settled", len(self._settling), self.address)

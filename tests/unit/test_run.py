@@ -5,7 +5,7 @@ import contextvars
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Never, Unpack, cast
@@ -62,7 +62,8 @@ class Site:
             blocking=cast(Blocking, self),
         )
         jobs = {job.name: cast(que.Job[object, object], job)}
-        self.runs = Runs(jobs, middleware, state, self.executor, surroundings)
+        self.outlived: list[Future[object]] = []
+        self.runs = Runs(jobs, middleware, state, self.executor, self.outlived.append, surroundings)
 
     async def run(self, payload: bytes = b'{"width":3}', run_timeout: float | None = None) -> Verdict:
         delivery = Delivery("measure", payload, "id-1", 2, run_timeout)
