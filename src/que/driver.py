@@ -165,6 +165,7 @@ _GROUP = "que.drivers"
 # Imported when an app first names them, so that `import que` pays for no engine.
 _BUILT_IN = {
     "memory": "que.drivers.memory:MemoryDriver",
+    "sqlite": "que.drivers.sqlite:SqliteDriver",
     "gearman": "que.drivers.gearman:GearmanDriver",
     "gearmans": "que.drivers.gearman:GearmanDriver",
 }

@@ -12,12 +12,12 @@ from que.model import Support
 README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- capabilities: python -m tests.docs.capability_table --write -->\n"
 END = "<!-- end of capabilities -->"
-SCHEMES = ("memory", "gearman")
+SCHEMES = {"memory": "memory://", "sqlite": "sqlite:///jobs.db", "gearman": "gearman://"}
 
 
 def table() -> str:
     """Return the table: a row for each capability, a column for each driver."""
-    drivers = [open_driver(Address.parse(f"{scheme}://")).capabilities for scheme in SCHEMES]
+    drivers = [open_driver(Address.parse(url)).capabilities for url in SCHEMES.values()]
     lines = ["| | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 1) + "|"]
     for field in dataclasses.fields(drivers[0]):
         cells = " | ".join(_shown(field.name, getattr(capabilities, field.name)) for capabilities in drivers)
