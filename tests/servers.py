@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -98,8 +99,12 @@ def spawn(
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int:
-    """Return the exit status of `process` after SIGTERM, or after SIGKILL when it is not gone in `seconds`."""
+    """Return the exit status of `process` after SIGTERM, or after SIGKILL when it is not gone in `seconds`.
+
+    One that stands still (SIGSTOP) goes on first: else it would never see the SIGTERM.
+    """
     if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
     try:
         return process.wait(seconds)
@@ -157,6 +162,18 @@ class Gearmand:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
             self._forget()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Generator[None]:
+        """The server stands still, its sockets open, until the block ends."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # Each of its threads runs on, and may answer, until the kernel has stopped it.
+            wait_until(lambda: set(_states(pid)) == {"T"}, "every thread of gearmand to stand still")
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """The server has shut down by SIGTERM; nothing happens when it is already gone."""
@@ -217,6 +234,12 @@ class Gearmand:
         self._log_file = self._process = None
 
 
+def _states(pid: int) -> list[str]:
+    """Return the state of each thread of a process, a letter of proc(5)."""
+    stats = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
+
+
 class StartGearmand(Protocol):
     """What the fixture `own_gearmand` gives: a server for this test alone, stopped at its end."""
 
@@ -236,5 +259,6 @@ def gearmands() -> Generator[StartGearmand]:
         yield start
     finally:
         for server in started:
-            server.stop()
+            # Not stop(): what a test did to a server may leave it seconds of work before it heeds a SIGTERM.
+            server.kill()
             print(server.log)

@@ -1,8 +1,6 @@
 """The admin client, on a real gearmand."""
 
 import asyncio
-import os
-import signal
 import ssl
 
 import pytest
@@ -187,13 +185,9 @@ def test_a_stopped_server_is_a_timeout_and_the_next_call_opens_a_new_connection(
 
     async def main() -> None:
         async with GearmanAdmin(*server.address, timeout=1.0) as admin:
-            os.kill(server.pid, signal.SIGSTOP)
-            try:
-                with pytest.raises(AdminTimeout) as caught:
-                    await admin.version()
-                assert isinstance(caught.value, TimeoutError)
-            finally:
-                os.kill(server.pid, signal.SIGCONT)
+            with server.stopped(), pytest.raises(AdminTimeout) as caught:
+                await admin.version()
+            assert isinstance(caught.value, TimeoutError)
             assert await admin.pid() == server.pid
 
     asyncio.run(main())

@@ -2,10 +2,6 @@
 
 import asyncio
 import logging
-import os
-import signal
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import pytest
 
@@ -18,17 +14,6 @@ from tests.gearman.proxy import proxying
 from tests.servers import Gearmand, StartGearmand, free_port
 
 QUICK = "heartbeat=0.2&deadline=0.2&connect_timeout=0.5&backoff=0.1"
-
-
-@contextmanager
-def stopped(server: Gearmand) -> Generator[None, None, None]:
-    """The server stands still, its sockets open, until the block ends."""
-    pid = server.pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def both(*servers: Gearmand, options: str = QUICK) -> str:
@@ -98,7 +83,7 @@ def test_a_job_that_was_sent_to_a_silent_server_is_ambiguous(own_gearmand: Start
         async with driving(both(server)) as (driver, events):
             await driver.submit([Envelope("accepted", "f", b"1")])
             await events.receipt("accepted")
-            with stopped(server):
+            with server.stopped():
                 await driver.submit([Envelope("unanswered", "f", b"2"), Envelope("sent", "f", b"3", True)])
                 ends = await events.ended("accepted", "unanswered", "sent")
                 assert [(kind, type(error)) for kind, error in ends] == [
@@ -117,13 +102,11 @@ def test_jobs_that_had_not_begun_to_leave_go_to_another_server(own_gearmand: Sta
     async def scenario() -> None:
         async with driving(both(dead, alive)) as (driver, events), driving(alive.url) as (working, _):
             payload = bytes(200_000)
-            with stopped(dead):
+            with dead.stopped():
                 batch = [Envelope(f"job-{number}", "f", payload) for number in range(120)]
                 await driver.submit(batch)
                 async with serving(working, ["f"], handler=_short):
                     ends = await events.ended(*(envelope.id for envelope in batch))
-            # After what it has seen, it takes its time to shut down.
-            dead.kill()
             kinds = [end[0] if end[0] == "completed" else type(end[1]) for end in ends]
             assert set(kinds) == {"completed", SubmitAmbiguous}
             moved = [id for id, event in events.all("accepted").items() if str(dead.port) in str(event[1])]
@@ -267,7 +250,7 @@ def test_a_server_that_accepts_and_never_answers_counts_as_absent(own_gearmand: 
 
     async def scenario() -> None:
         driver = GearmanDriver(Address.parse(both(server)))
-        with stopped(server), pytest.raises(ConnectError, match=r"no answer|silent"):
+        with server.stopped(), pytest.raises(ConnectError, match=r"no answer|silent"):
             await driver.connect(Events())
 
     run(scenario())
@@ -299,7 +282,7 @@ def test_a_disconnect_gives_every_job_its_outcome_at_once_and_is_harmless_twice(
         await driver.connect(events)
         await driver.submit([Envelope("watched", "f", b"1")])
         await events.receipt("watched")
-        with stopped(server):
+        with server.stopped():
             await driver.submit([Envelope("sent", "f", b"2")])
             large = [Envelope(f"large-{number}", "f", bytes(1 << 20)) for number in range(16)]
             submitting = asyncio.create_task(driver.submit(large))
@@ -307,7 +290,6 @@ def test_a_disconnect_gives_every_job_its_outcome_at_once_and_is_harmless_twice(
             await driver.disconnect()
             await driver.disconnect()
             await submitting
-        server.kill()
         outcomes = {id: type(end[1]) for id in events.of if (end := events.end(id))}
         assert outcomes["watched"] is ConnectionLost
         assert outcomes["sent"] is SubmitAmbiguous
@@ -322,7 +304,7 @@ def test_a_submit_waits_while_its_transport_is_full(own_gearmand: StartGearmand)
     async def scenario() -> None:
         async with driving(server.url) as (driver, events), serving(driver, ["f"], handler=_short):
             batch = [Envelope(f"job-{number}", "f", bytes(1 << 20)) for number in range(16)]
-            with stopped(server):
+            with server.stopped():
                 submitting = asyncio.create_task(driver.submit(batch))
                 done, _ = await asyncio.wait([submitting], timeout=0.3)
                 assert not done, "else nothing would bound what waits"
@@ -433,7 +415,7 @@ def test_a_worker_finds_a_silent_server_dead_and_serves_it_again_later(own_gearm
             consumer = await driver.register(["f"], 2, notices)
             await client.submit(jobs("f", 1))
             (held,) = await take(consumer, 1)
-            with stopped(server):
+            with server.stopped():
                 await until(lambda: notices.losses == [held], "the loss")
                 assert await consumer.settle(completed([held])) == [Settled.LOST]
             (again,) = await take(consumer, 1)

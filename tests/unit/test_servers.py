@@ -1,6 +1,7 @@
 """The private servers of tests/servers.py: none outlives its run, and a restart keeps the port."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -55,6 +56,26 @@ def test_a_server_dies_with_the_process_that_started_it_even_by_sigkill() -> Non
         assert is_alive(pid)
         os.kill(parent.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), "the orphaned gearmand ends")
+
+
+def test_a_program_that_stands_still_is_ended_without_sigkill() -> None:
+    process = spawn(
+        [sys.executable, "-S", "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    assert end(process, seconds=20) == -signal.SIGTERM
+    process.communicate()
+
+
+def test_a_stopped_server_answers_nobody_until_it_goes_on(own_gearmand: StartGearmand) -> None:
+    server = own_gearmand()
+    with socket.create_connection(server.address, timeout=10) as connection:
+        with server.stopped():
+            connection.sendall(b"version\n")
+            assert not select.select([connection], [], [], 0.1)[0]
+        assert connection.recv(64).startswith(b"OK ")
 
 
 def test_a_program_that_ignores_sigterm_is_ended_all_the_same() -> None:
