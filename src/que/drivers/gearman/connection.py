@@ -133,15 +133,16 @@ class Connection(asyncio.BufferedProtocol, Asker):
 
     @property
     def congested(self) -> bool:
-        """Whether packets wait in this process because the transport takes no more."""
-        return self._paused and len(self._machine) > 0
+        """Whether packets wait in this process: after flush(), because the transport takes no more."""
+        return len(self._machine) > 0
 
     def flush(self) -> None:
         """What the machine has to send is with the transport, as far as that takes it; the rest follows by itself."""
         transport = self._transport
         if transport is None or self.closed.done():
             return
-        while not self._paused:
+        # A transport that closes would swallow what it is given: with the machine it counts as unsent.
+        while not (self._paused or transport.is_closing()):
             data = self._machine.take()
             if not data:
                 self._release()
@@ -161,7 +162,7 @@ class Connection(asyncio.BufferedProtocol, Asker):
 
     async def drained(self) -> bool:
         """Wait until the transport has taken every packet; return False if the connection went first."""
-        while self.alive and self._paused:
+        while self.alive and self.congested:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
