@@ -328,6 +328,22 @@ def test_a_released_job_goes_to_another_once_nothing_else_runs_on_its_connection
     run(scenario())
 
 
+def test_a_released_job_does_not_wait_for_what_nobody_has_taken_yet(gearmand: Gearmand, name: str) -> None:
+    async def scenario() -> None:
+        async with driving(f"{gearmand.url}?heartbeat=600&deadline=600") as (driver, events):
+            consumer = await driver.register([name], 3, Notices())
+            await driver.submit(jobs(name, 3))
+            await events.receipt("job-2")
+            held = await consumer.reserve(3)
+            await until(lambda: consumer.buffered == 3 - len(held) > 0, "more to arrive than was taken")
+            await consumer.settle([(delivery, Released()) for delivery in held])
+            async with driving(gearmand.url) as (other, _), serving(other, [name]):
+                await events.ended("job-0", "job-1", "job-2")
+            await consumer.close()
+
+    run(scenario())
+
+
 def _can_grab(port: int, name: str) -> bool:
     with worker(port, name.encode()) as raw:
         return raw.ask(GRAB_JOB_UNIQ).kind != P.NO_JOB

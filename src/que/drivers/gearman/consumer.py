@@ -95,7 +95,7 @@ class GearmanConsumer:
             self._wanted += len(results)
         self._grab()
         for station in touched:
-            station.leave_if_idle()
+            self._leave_if_idle(station)
             station.connection.flush()
         if misfits:
             hint = "run it again in the worker, or fail it: Gearman cannot put a job back for later"
@@ -116,8 +116,8 @@ class GearmanConsumer:
         if self._timer is not None:
             self._timer.cancel()
         for station in list(self._stations):
-            self._give_back(station)
             station.leave()
+            self._leave_if_idle(station)
 
     def progress(self, delivery: Delivery, done: int, total: int) -> None:
         station, handle = cast(Held, delivery.lease)
@@ -169,6 +169,7 @@ class GearmanConsumer:
         self._stations.append(station)
         if self._closed:
             station.leave()
+            station.leave_if_idle()
         self._grab()
         self._set_timer()
 
@@ -176,9 +177,7 @@ class GearmanConsumer:
         self._arrivals.append(delivery)
 
     def moved(self, station: Station) -> None:
-        if station.leaving:
-            self._give_back(station)
-            station.leave_if_idle()
+        self._leave_if_idle(station)
         if self._arrivals:
             self._wake()
         self._grab()
@@ -197,11 +196,14 @@ class GearmanConsumer:
         self._grab()
         self._set_timer()
 
-    def _give_back(self, station: Station) -> None:
-        """What nobody has taken from `station` goes back with its connection."""
+    def _leave_if_idle(self, station: Station) -> None:
+        """A leaving station gives back what nobody has taken, and closes if nothing of it runs."""
+        if not station.leaving:
+            return
         for delivery in [delivery for delivery in self._arrivals if _station(delivery) is station]:
             self._arrivals.remove(delivery)
             station.release(cast(Held, delivery.lease)[1])
+        station.leave_if_idle()
 
     def _wake(self) -> None:
         for waiter in self._waiters:

@@ -88,8 +88,7 @@ class Station:
         if not self.machine.release(handle):
             return Settled.LOST
         self.released += 1
-        self.leaving = True
-        self.machine.stop()
+        self.leave()
         return Settled.CONFIRMED
 
     # The end
@@ -103,10 +102,9 @@ class Station:
         return not self.machine.held and not self.machine.outstanding
 
     def leave(self) -> None:
-        """It grabs no more and closes once nothing runs and no grab is unanswered."""
+        """It grabs no more; leave_if_idle() closes it once nothing runs and no grab is unanswered."""
         self.leaving = True
         self.machine.stop()
-        self.leave_if_idle()
 
     def leave_if_idle(self) -> None:
         """If it is leaving and nothing is under way any more, it closes, once the server has read all it was told."""
