@@ -45,7 +45,8 @@ class Blocking(Protocol):
 class Surroundings:
     """What all runs of one consumer share.
 
-    `progress` and `chunks` are None where the driver named `driver` has no such channel. `thread` is the loop's ident.
+    `progress` and `chunks` are None where the driver named `driver` has no such channel. `redelivers`: whether the
+    engine delays a redelivery, so that no worker has to. `thread` is the loop's ident.
     `blocking` is the sync face of the app.
     """
 
@@ -54,6 +55,7 @@ class Surroundings:
     thread: int
     progress: Emits | None
     chunks: Emits | None
+    redelivers: bool
     blocking: Blocking
 
 

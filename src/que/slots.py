@@ -65,6 +65,10 @@ class Slots:
         """The deliveries that run or wait for a slot."""
         return len(self._running) + len(self._waiting)
 
+    def held(self) -> list[Delivery]:
+        """Return the deliveries that run or wait for a slot."""
+        return [*self._running, *self._waiting]
+
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Let `deliveries` run, in order, as slots are free; after stop_all() they are released."""
         self._waiting.extend(deliveries)
