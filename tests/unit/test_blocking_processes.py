@@ -163,7 +163,7 @@ def test_an_exit_while_other_threads_still_submit_lets_them_finish_first() -> No
         q.worker().__enter__()
         def go():
             total = sum(q.submit(double, number).result(timeout=20) for number in range(100))
-            sys.stdout.write(f"{total}\n")  # one write: print() makes two, and threads would mingle them
+            sys.stdout.write(f"{total}\\n")  # one write: print() makes two, and threads would mingle them
         for _ in range(3):
             threading.Thread(target=go).start()
     """)
