@@ -1,6 +1,9 @@
 """The application: engines by URL, jobs, and the ways to submit and to work them."""
 
 import asyncio
+import enum
+import logging
+import math
 import os
 import weakref
 from collections.abc import (
@@ -22,7 +25,7 @@ from que.backend import Backend
 from que.blocking import BlockingQue
 from que.classform import Model
 from que.driver import open_driver
-from que.errors import ConfigurationError, ConnectError, QueError
+from que.errors import ConfigurationError, ConnectError, WrongLoop
 from que.handle import Handle, Receipt, Sending
 from que.job import Blocking, Context, Job, JobOptions, Middleware, StateT, StateT_co, shape_of
 from que.model import DeadLetter, JobStatus, QueueDepth
@@ -36,6 +39,17 @@ ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 
 DEFAULT_MAX_UNSENT = 100_000
+
+_log = logging.getLogger("que")
+
+
+class _State(enum.Enum):
+    """What an app is."""
+
+    CLOSED = "not connected"
+    CONNECTING = "being connected"
+    CONNECTED = "connected already"
+    CLOSING = "being disconnected"
 
 
 class Declare(Protocol[StateT_co]):
@@ -58,6 +72,13 @@ async def _stateless() -> AsyncGenerator[None, None]:
     yield None
 
 
+def _refuse_bounds(max_unsent: object, watch_timeout: object) -> None:
+    if not isinstance(max_unsent, int) or max_unsent < 1:
+        raise ConfigurationError(f"max_unsent={max_unsent!r}: expected a count of at least 1")
+    if watch_timeout is not None and not (isinstance(watch_timeout, int | float) and 0 < watch_timeout < math.inf):
+        raise ConfigurationError(f"watch_timeout={watch_timeout!r}: expected more than 0 seconds, or None for never")
+
+
 class Que(Generic[StateT]):
     """An application. Making it opens nothing; `async with app`, or connect(), does.
 
@@ -67,7 +88,7 @@ class Que(Generic[StateT]):
     `middleware`: goes around every handler, the first one outermost. `max_unsent`: how many jobs may wait unsent per
     backend before Overloaded is raised. `watch_timeout`: seconds after which a job without an answer raises
     ResultTimeout at its handle, None for never.
-    Raises UnknownDriver, InvalidName or ConfigurationError for a URL that cannot be used.
+    Raises UnknownDriver, InvalidName or ConfigurationError for a URL or a bound that cannot be used.
     """
 
     @overload
@@ -99,11 +120,14 @@ class Que(Generic[StateT]):
         watch_timeout: float | None = None,
         **named_urls: str,
     ) -> None:
+        _refuse_bounds(max_unsent, watch_timeout)
         self._lifespan = cast(Callable[[], AbstractAsyncContextManager[StateT]], lifespan or _stateless)
         self._middleware = tuple(middleware)
         self._backends: dict[str, Backend] = {}
         self._jobs: dict[Backend, dict[str, Job[object, object]]] = {}
-        self._connected = False
+        self._state = _State.CLOSED
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: asyncio.Future[None] | None = None
         self._workers: weakref.WeakSet[Worker[StateT]] = weakref.WeakSet()
         _apps.add(cast(Que[object], self))
         if not urls and not named_urls:
@@ -131,35 +155,74 @@ class Que(Generic[StateT]):
         await self.disconnect()
 
     async def connect(self) -> None:
-        """Connect all backends at once; if one cannot, the others are closed again and ConnectError names it."""
-        if self._connected:
-            raise ConfigurationError("this app is connected already")
-        backends = list(self._backends.values())
+        """Connect all backends at once; if one cannot, the others are closed again and ConnectError names it.
+
+        Raises ConfigurationError if the app is connected already, or is just being connected or disconnected.
+        """
+        if self._state is not _State.CLOSED:
+            raise ConfigurationError(f"this app is {self._state.value}")
+        self._state = _State.CONNECTING
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._connect_all(list(self._backends.values()))
+        except BaseException:
+            self._state = _State.CLOSED
+            raise
+        self._state = _State.CONNECTED
+
+    async def _connect_all(self, backends: Sequence[Backend]) -> None:
         try:
             answers = await asyncio.gather(*[backend.connect() for backend in backends], return_exceptions=True)
         except asyncio.CancelledError:
-            await self.disconnect()
+            await self._close_again()
             raise
         for backend, answer in zip(backends, answers, strict=True):
             if answer is None:
                 continue
-            await self.disconnect()
-            if isinstance(answer, Exception) and not isinstance(answer, QueError):
-                raise ConnectError(str(backend.address), repr(answer)) from answer
-            raise answer
-        self._connected = True
+            await self._close_again()
+            if isinstance(answer, ConnectError | ConfigurationError):
+                raise answer
+            raise ConnectError(str(backend.address), repr(answer)) from answer
+
+    async def _close_again(self) -> None:
+        """Close every backend; an error of that is logged, because the caller has to hear why connecting failed."""
+        try:
+            await self._close()
+        except Exception:
+            _log.exception("%r: closing what had been connected failed", self)
 
     async def disconnect(self) -> None:
         """Let what waits leave, and close every backend; handles that still wait get an error. Harmless twice.
 
-        Workers that still run are stopped first, without grace: their jobs are released.
+        Workers that still run are stopped first, without grace: their jobs are released. A call while another one is
+        under way waits for the same end. Raises WrongLoop in another loop than the app's, ConfigurationError while it
+        is being connected.
         """
-        self._connected = False
+        if self._state is _State.CONNECTING:
+            raise ConfigurationError("this app is being connected: cancel that instead")
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop and self._loop.is_running():
+            raise WrongLoop("this app was connected in another event loop: disconnect it there")
+        if self._closed is not None:
+            await asyncio.wait([self._closed])
+            return
+        closed = self._closed = loop.create_future()
+        self._state = _State.CLOSING
+        try:
+            await self._close()
+        finally:
+            self._state = _State.CLOSED
+            self._loop = self._closed = None
+            closed.set_result(None)
+
+    async def _close(self) -> None:
         workers = [worker.stop(grace=0) for worker in list(self._workers) if worker.is_running]
-        answers = await asyncio.gather(*workers, return_exceptions=True)
-        backends = [backend.disconnect() for backend in self._backends.values()]
-        answers += await asyncio.gather(*backends, return_exceptions=True)
-        for answer in answers:
+        try:
+            answers = await asyncio.gather(*workers, return_exceptions=True)
+        finally:
+            backends = [backend.disconnect() for backend in self._backends.values()]
+            closed = await asyncio.gather(*backends, return_exceptions=True)
+        for answer in (*answers, *closed):
             if answer is not None:
                 raise answer
 
@@ -233,9 +296,9 @@ class Que(Generic[StateT]):
         return backend.send(job, params, merged)
 
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[Handle[ResultT]]:
-        """Return a Handle for each item, in order; all leave in one batch."""
+        """Return a Handle for each item, in order, as Job.submit_many() does."""
         backend, options = self.route(job, {})
-        return [backend.submit(job, params, options) for params in items]
+        return backend.submit_many(job, items, options)
 
     def map(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
@@ -300,7 +363,9 @@ class Que(Generic[StateT]):
     def _receipt_backend(self, receipt: Receipt) -> Backend:
         backend = self._backends.get(receipt.backend)
         if backend is None:
-            raise ConfigurationError(f"no backend is called {receipt.backend!r}: {', '.join(self._backends)} are")
+            raise ConfigurationError(
+                f"no backend is called {receipt.backend!r}; this app has {', '.join(self._backends)}"
+            )
         return backend
 
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker[StateT]:
@@ -325,7 +390,7 @@ class Que(Generic[StateT]):
     async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
         """Work this app's jobs until cancelled; connects first, and disconnects at the end, if need be."""
         worker = self.worker(concurrency=concurrency)
-        if self._connected:
+        if self._state is _State.CONNECTED:
             await worker.run()
         else:
             async with self:
@@ -343,14 +408,15 @@ class Que(Generic[StateT]):
 
     def renew(self) -> None:
         """Start over in a forked child, unconnected."""
-        self._connected = False
+        self._state = _State.CLOSED
+        self._loop = self._closed = None
         self._workers.clear()
         for backend in self._backends.values():
             backend.renew()
 
     def blocking(self) -> BlockingQue:
         """Return the sync face of this app: `with app.blocking() as q`."""
-        if self._connected:
+        if self._state is not _State.CLOSED:
             raise ConfigurationError("this app is connected in an event loop; the blocking face connects it itself")
         return BlockingQue(self)
 

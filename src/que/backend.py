@@ -210,6 +210,17 @@ class Backend:
         self.dispatch(envelope, sending)
         return sending
 
+    def submit_many(
+        self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], options: Options
+    ) -> list[Handle[ResultT]]:
+        """Return a handle for each item, in order; if one of them is refused, none leaves."""
+        self._refuse_other_loops()
+        envelopes = [self.prepare(job, params, options, False, count) for count, params in enumerate(items)]
+        handles = [Handle(envelope.id, self, job) for envelope in envelopes]
+        for envelope, handle in zip(envelopes, handles, strict=True):
+            self.dispatch(envelope, handle)
+        return handles
+
     def map(
         self, job: Job[ParamsT, ResultT], items: Items[ParamsT], in_flight: int
     ) -> AsyncIterator[Outcome[ParamsT, ResultT]]:

@@ -130,7 +130,8 @@ class BlockingQue:
         refuse_inside_loop()
         portal = self._portal
         backend, merged = self._app.route(job, options)
-        return _submitted(portal, backend, job, params, merged)
+        envelope = backend.prepare(job, params, merged, background=False, posted=len(portal))
+        return _dispatched(portal, backend, job, envelope)
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> BlockingSending:
         """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises."""
@@ -143,11 +144,15 @@ class BlockingQue:
         return BlockingSending(portal, sending)
 
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[BlockingHandle[ResultT]]:
-        """Return a handle for each item, in order; `items` is read in this thread."""
+        """Return a handle for each item, in order; if one of them is refused at the call, none leaves."""
         refuse_inside_loop()
         portal = self._portal
         backend, options = self._app.route(job, {})
-        return [_submitted(portal, backend, job, params, options) for params in items]
+        envelopes = [
+            backend.prepare(job, params, options, background=False, posted=len(portal) + count)
+            for count, params in enumerate(items)
+        ]
+        return [_dispatched(portal, backend, job, envelope) for envelope in envelopes]
 
     def map(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /, *, in_flight: int = 1000
@@ -278,10 +283,9 @@ class BlockingWorker:
         self._portal.run(self._worker.stop, grace)
 
 
-def _submitted(
-    portal: Portal, backend: Backend, job: Job[ParamsT, ResultT], params: ParamsT, options: Options
+def _dispatched(
+    portal: Portal, backend: Backend, job: Job[ParamsT, ResultT], envelope: Envelope
 ) -> BlockingHandle[ResultT]:
-    envelope = backend.prepare(job, params, options, background=False, posted=len(portal))
     handle = Handle(envelope.id, backend, job)
     portal.post(partial(backend.dispatch, envelope, handle))
     return BlockingHandle(portal, handle)

@@ -141,6 +141,9 @@ class Submitter(Protocol):
 
     def submit(self, job: "Job[ParamsT, ResultT]", params: ParamsT, options: Options, /) -> Handle[ResultT]: ...
     def send(self, job: "Job[ParamsT, ResultT]", params: ParamsT, options: Options, /) -> Sending: ...
+    def submit_many(
+        self, job: "Job[ParamsT, ResultT]", items: Iterable[ParamsT], options: Options, /
+    ) -> list[Handle[ResultT]]: ...
     def map(
         self, job: "Job[ParamsT, ResultT]", items: Iterable[ParamsT] | AsyncIterable[ParamsT], in_flight: int, /
     ) -> AsyncIterator[Outcome[ParamsT, ResultT]]: ...
@@ -327,9 +330,11 @@ class Job(Generic[ParamsT, ResultT]):
         return Options(**options).over(self.options)
 
     def submit_many(self, items: Iterable[ParamsT], /) -> list[Handle[ResultT]]:
-        """Return a Handle for each item, in order; all leave in one batch. Raises what submit() raises."""
-        submitter = self._bound()
-        return [submitter.submit(self, params, self.options) for params in items]
+        """Return a Handle for each item, in order; all leave in one batch.
+
+        Raises what submit() raises for the first item that is refused, and then none of them leaves.
+        """
+        return self._bound().submit_many(self, items, self.options)
 
     def map(
         self, items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
