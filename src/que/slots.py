@@ -5,7 +5,7 @@ import contextvars
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import suppress
 from types import coroutine
 from typing import cast
@@ -65,9 +65,9 @@ class Slots:
         """The deliveries that run or wait for a slot."""
         return len(self._running) + len(self._waiting)
 
-    def held(self) -> list[Delivery]:
-        """Return the deliveries that run or wait for a slot."""
-        return [*self._running, *self._waiting]
+    def __iter__(self) -> Iterator[Delivery]:
+        """The deliveries that wait for a slot or run, as they are now."""
+        return iter([*self._waiting, *self._running])
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Let `deliveries` run, in order, as slots are free; after stop_all() they are released."""
@@ -96,7 +96,7 @@ class Slots:
     def stop_all(self) -> None:
         """Cancel everything, now and to come: the worker stops."""
         self._stopped = True
-        for delivery in [*self._waiting, *self._running]:
+        for delivery in self:
             self.stop(delivery, Stop.SHUTDOWN)
 
     async def close(self, patience_seconds: float) -> None:
@@ -237,4 +237,6 @@ class Slots:
             verdict = None
         elif verdict is None:
             verdict = _UNFINISHED[why]
+            if why is Stop.SHUTDOWN:
+                _log.warning("job %s %s has not ended in time: given back", delivery.function, delivery.id)
         self._report(delivery, verdict)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
-from que.driver import Consumer, Emits, Extends
+from que.driver import Consumer, Emits
 from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
 from que.model import Delivery, Settled, Settlement, Verdict
@@ -78,6 +78,11 @@ class Worker(Generic[StateT]):
     def serves(self) -> Sequence[tuple[Address, Sequence[str]]]:
         """Each engine's address, and the names of the jobs that are worked there."""
         return [(backend.address, list(jobs)) for backend, jobs in self._work]
+
+    @property
+    def running(self) -> Sequence[Delivery]:
+        """The jobs that are taken and have not ended, as they are now; safe in any thread while the loop is blocked."""
+        return [delivery for station in self._stations for delivery in station.running]
 
     async def run(self) -> None:
         """Work until stop() has been called and has finished; a cancellation stops without grace.
@@ -208,7 +213,6 @@ class _Station:
         # Of its own: with one for all stations, a job could wait for a thread although it has a slot.
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
         self._outliving: set[Future[object]] = set()
-        self._extending: asyncio.Task[None] | None = None
 
     async def open(self, runs: Callable[[Executor, Outlived, Surroundings], Runs], blocking: Blocking) -> None:
         """Register the jobs and start to reserve."""
@@ -221,15 +225,17 @@ class _Station:
             thread=threading.get_ident(),
             progress=emits if can.progress else None,
             chunks=emits if can.chunks else None,
-            redelivers=bool(can.retry),
             blocking=blocking,
         )
         run = runs(self._executor, self._outlived, surroundings).run
         self._slots = Slots(self._concurrency, run, self._report, self._loop)
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
-        if can.lease_seconds is not None and isinstance(self._consumer, Extends):
-            self._extending = self._loop.create_task(self._extend(self._consumer, can.lease_seconds))
+
+    @property
+    def running(self) -> Iterable[Delivery]:
+        """What waits for a slot or runs."""
+        return self._slots
 
     def lost(self, delivery: Delivery) -> None:
         """The engine has given a job to another worker."""
@@ -260,18 +266,6 @@ class _Station:
             failures = 0
             self._free -= len(deliveries)
             self._slots.add(deliveries)
-
-    async def _extend(self, consumer: Extends, lease_seconds: float) -> None:
-        """Renew the leases of what runs or waits for a slot, early enough for two tries to fail."""
-        while True:
-            await asyncio.sleep(lease_seconds / 4)
-            held = self._slots.held()
-            if held:
-                try:
-                    async with asyncio.timeout(lease_seconds / 4):
-                        await consumer.extend(held)
-                except Exception:
-                    _log.exception("extend() of %d leases at %s failed", len(held), self.address)
 
     async def _pause(self, failures: int) -> None:
         """Wait longer after each failure, with jitter, but not when the worker stops."""
@@ -350,8 +344,6 @@ class _Station:
         finally:
             await self._slots.close(_STUBBORN_SECONDS)
             await self._settle_rest()
-            if self._extending is not None:
-                self._extending.cancel()
             self._executor.shutdown(wait=False, cancel_futures=True)
             if self._outliving:
                 _log.warning("%d `def` handlers at %s run on in their threads", len(self._outliving), self.address)
