@@ -1,52 +1,17 @@
-"""The command line, as a user meets it: processes, signals, exit statuses."""
+"""The command line, as a user meets it: what it prints, bad input, the demo, one worker that a signal stops."""
 
+import importlib.metadata
 import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import que
-from tests.servers import Gearmand, free_port, spawn, wait_until
-
-APP = """
-import asyncio, os, pathlib, que
-app = que.Que(os.environ["TEST_URL"])
-here = pathlib.Path(os.environ["TEST_DIRECTORY"])
-
-@app.job("mark")
-async def mark(name: str) -> int:
-    (here / f"{name}.started").touch()
-    while not (here / f"{name}.go").exists():
-        await asyncio.sleep(0.01)
-    (here / f"{name}.done").touch()
-    return os.getpid()
-
-idle = que.Que("memory://")
-number = 3
-"""
-MARK = que.Job("mark", str, int)
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "que", *words]
-
-
-def run(*words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
-
-
-@pytest.fixture
-def project(tmp_path: Path, gearmand: Gearmand, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "tasks.py").write_text(APP)
-    (tmp_path / "broken.py").write_text("raise ValueError('no luck')\n")
-    monkeypatch.setenv("TEST_URL", f"gearman://127.0.0.1:{gearmand.port}")
-    monkeypatch.setenv("TEST_DIRECTORY", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+from tests.cli.commands import MARK, command, queue_of, run, started
+from tests.servers import Gearmand, free_port, spawn
 
 
 @pytest.mark.parametrize("engine", ["memory", "gearman"])
@@ -54,16 +19,58 @@ def test_the_demo_prints_the_answer_and_its_rate(engine: str, gearmand: Gearmand
     ended = run("demo", *([f"gearman://127.0.0.1:{gearmand.port}"] if engine == "gearman" else []))
     assert ended.returncode == 0, ended.stderr
     assert "result:    cap2" in ended.stdout
-    assert re.search(r"rate: .* jobs/s.*20,000 of 20,000 right", ended.stdout)
+    assert re.search(r"rate: .* jobs/s.*[1-9][\d,]* answers, all right$", ended.stdout)
+
+
+def test_the_demo_on_a_shared_server_leaves_no_job_and_takes_none(server: Gearmand) -> None:
+    app = que.Que(server.url)
+    with app.blocking() as q:
+        q.send(que.Job("echoReverse", str, str), "somebody's").result(timeout=10)
+        assert run("demo", server.url).returncode == 0
+    assert queue_of(server, "echoReverse").total == 1
+    assert queue_of(server, "que-demo-echoReverse").total == 0
 
 
 def test_the_demo_without_its_server_says_so_in_one_line() -> None:
     port = free_port()
     ended = run("demo", f"gearman://127.0.0.1:{port}")
     assert ended.returncode == 1
-    last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"que: cannot connect to gearman://127.0.0.1:{port}")
+    assert ended.stderr.startswith(f"que: cannot connect to gearman://127.0.0.1:{port}: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert run("--version").stdout == f"que {importlib.metadata.version('que-jobs')}\n"
+
+
+@pytest.mark.parametrize("words", [("demo", "--help"), ("worker", "--help"), ("--help",)], ids=" ".join)
+def test_help_is_for_stdout_and_a_success(words: tuple[str, ...]) -> None:
+    ended = run(*words)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("demo memry://", 1, "no driver for 'memry'; did you mean memory://?"),
+        ("demo nonsense", 1, "expected scheme://host:port"),
+        ("demo gearman://somebody:geheim@127.0.0.1", 1, "gearman://somebody:***@127.0.0.1"),
+        ("worker tasks:app -c 0", 2, "'-c' / '--concurrency'"),
+        ("worker tasks:app -w two", 2, "'-w' / '--processes'"),
+        ("worker tasks:app --grace -1", 2, "'--grace'"),
+        ("worker tasks:app --grace inf", 2, "'--grace'"),
+        ("worker tasks:app --grace nan", 2, "'--grace'"),
+        ("worker", 2, "'MODULE:APP'"),
+        ("serve", 2, "'serve'"),
+    ],
+)
+def test_bad_input_is_named_in_the_last_line_without_a_traceback(line: str, status: int, said: str) -> None:
+    ended = run(*line.split())
+    assert (ended.returncode, ended.stdout) == (status, "")
+    assert said in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
+    assert "geheim" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -71,9 +78,9 @@ def test_the_demo_without_its_server_says_so_in_one_line() -> None:
     [
         ("nowhere:app", "cannot import 'nowhere'"),
         ("tasks:missing", "has no 'missing'"),
-        ("tasks:number", "is a int, not a que.Que"),
+        ("tasks:number", "is no que.Que but of type int"),
         ("tasks", "names no app"),
-        ("broken:app", "importing 'broken' failed: ValueError: no luck"),
+        ("broken:app", "cannot import 'broken': ValueError: no luck ("),
         ("tasks:idle", "no job of this app has a handler"),
     ],
 )
@@ -82,10 +89,6 @@ def test_an_app_that_cannot_be_worked_is_named_without_a_traceback(project: Path
     assert ended.returncode == 1
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def started(project: Path, *names: str) -> None:
-    wait_until(lambda: all((project / f"{name}.started").exists() for name in names), "the jobs start")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -99,8 +102,9 @@ def test_a_signal_lets_the_running_job_end(project: Path, number: signal.Signals
         assert handle.result(timeout=10) == worker.pid
     _, said = worker.communicate(timeout=10)
     assert worker.returncode == 0
-    assert b"serves mark with 5 slots" in said
-    assert b"draining" in said
+    assert b"serves mark, hold-thread, " in said
+    assert f" with 5 slots at {os.environ['TEST_URL']}\n".encode() in said
+    assert b"has got " + number.name.encode() in said
 
 
 def test_a_second_signal_gives_the_running_job_back(project: Path) -> None:
@@ -111,7 +115,7 @@ def test_a_second_signal_gives_the_running_job_back(project: Path) -> None:
         assert first.stderr is not None
         first.send_signal(signal.SIGTERM)
         lines = iter(first.stderr.readline, b"")
-        assert any(b"draining" in line for line in lines)
+        assert any(b"has got SIGTERM" in line for line in lines)
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=10) == 0
         first.stderr.close()
@@ -120,40 +124,6 @@ def test_a_second_signal_gives_the_running_job_back(project: Path) -> None:
         assert handle.result(timeout=10) == second.pid
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=10) == 0
-
-
-def test_several_processes_work_and_end_together(project: Path) -> None:
-    parent = spawn(command("worker", "tasks:app", "-c", "1", "-w", "2"), stderr=subprocess.DEVNULL)
-    with que.Que(os.environ["TEST_URL"]).blocking() as q:
-        handles = [q.submit(MARK, name) for name in ("one", "two")]
-        started(project, "one", "two")
-        for name in ("one", "two"):
-            (project / f"{name}.go").touch()
-        pids = {handle.result(timeout=10) for handle in handles}
-    assert len(pids) == 2
-    assert parent.pid not in pids
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(timeout=15) == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-def test_a_worker_that_dies_ends_the_others_with_a_failure(project: Path) -> None:
-    parent = spawn(command("worker", "tasks:app", "-c", "1", "-w", "2"), stderr=subprocess.DEVNULL)
-    (project / "first.go").touch()
-    with que.Que(os.environ["TEST_URL"]).blocking() as q:
-        pid = q.submit(MARK, "first").result(timeout=10)
-    os.kill(pid, signal.SIGKILL)
-    assert parent.wait(timeout=15) != 0
-
-
-def test_no_worker_outlives_its_supervisor(project: Path) -> None:
-    parent = spawn(command("worker", "tasks:app", "-c", "1", "-w", "2"), stderr=subprocess.DEVNULL)
-    (project / "first.go").touch()
-    with que.Que(os.environ["TEST_URL"]).blocking() as q:
-        pid = q.submit(MARK, "first").result(timeout=10)
-    parent.kill()
-    parent.wait(timeout=10)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker ends with its supervisor")
 
 
 def test_the_command_without_its_extra_says_how_to_install_it(tmp_path: Path) -> None:

@@ -1,52 +1,130 @@
 """The commands, as typer knows them; what each does is in a module of its own."""
 
 import asyncio
+import importlib.metadata
 import logging
-import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from que.cli import demo as demo_module
 from que.cli import worker as worker_module
+from que.cli.console import say
+from que.cli.loading import load
+from que.cli.supervisor import follow, supervise, take_lifeline
 from que.errors import QueError
 
+_LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+# Eleven days: more than that is meant to be for ever, and timers count in 32 bits somewhere.
+_LONGEST_GRACE_SECONDS = 1e6
+
 commands: typer.Typer = typer.Typer(
-    help="One typed interface to many job queues.",
+    name="que",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"que {importlib.metadata.version('que-jobs')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("que, of no known version: its distribution que-jobs is not installed")
+        raise typer.Exit
+
+
+@commands.callback()
+def que(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """One typed interface to many job queues."""
+
+
 @commands.command()
-def demo(url: Annotated[str, typer.Argument(help="The engine, like gearman://127.0.0.1:4730.")] = "memory://") -> None:
-    """Run the echoReverse example, client and worker, and show its answer and its rate."""
-    _run(demo_module.demo(url))
+def demo(
+    url: Annotated[str, typer.Argument(help="The engine, like gearman://127.0.0.1:4730.", metavar="URL")] = "memory://",
+) -> None:
+    """Run the echoReverse example and print its answer and its rate.
+
+    Client and worker are this process. It takes about two seconds. On a server that others use it keeps to a job name
+    of its own and leaves no job behind.
+    """
+    with _errors_in_a_line():
+        # What a driver warns of before it gives up, the error says again.
+        logging.basicConfig(level=logging.ERROR, format=_LOG_FORMAT)
+        _run(demo_module.demo(url))
 
 
 @commands.command()
 def worker(
-    app: Annotated[str, typer.Argument(help="Where the app is, like tasks:app.", metavar="MODULE:APP")],
-    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Jobs at once, per backend.")] = 100,
-    processes: Annotated[int, typer.Option("-w", "--processes", min=1, help="Worker processes.")] = 1,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds for running jobs to end once stopped.")] = 30.0,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log at level INFO.")] = False,
+    app: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:APP",
+            help="The app and the module that holds it, like tasks:app; the working directory is searched first.",
+        ),
+    ],
+    concurrency: Annotated[
+        int, typer.Option("-c", "--concurrency", min=1, metavar="SLOTS", help="Jobs at once per backend and process.")
+    ] = 100,
+    processes: Annotated[
+        int, typer.Option("-w", "--processes", min=1, metavar="PROCESSES", help="Worker processes.")
+    ] = 1,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long running jobs may take once stopped."
+        ),
+    ] = 30.0,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log at level INFO, not WARNING.")] = False,
 ) -> None:
-    """Work the jobs of an app until SIGTERM or SIGINT; a second signal cuts the grace short."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
-    if processes > 1:
-        sys.exit(worker_module.supervise(processes, app, concurrency, grace, verbose))
-    _run(worker_module.work(app, concurrency, grace))
+    """Work the jobs of an app until SIGTERM or SIGINT.
+
+    Then it takes no more jobs and lets the running ones end within the grace; what still runs is given back to the
+    engine. A second signal gives back at once, a third ends without waiting for anything.
+
+    The exit status is 0 after a stop, 1 after an error or when a job could be neither ended nor given back, 2 for bad
+    options. With several processes the end of one by an error or a signal stops the others, and the status is its own
+    (128 and the signal's number).
+    """
+    lifeline = take_lifeline()
+    if lifeline is None and processes > 1:
+        raise typer.Exit(supervise(processes, grace))
+    with _errors_in_a_line():
+        found = load(app)
+        # After the import, so that an app that sets up its own logging is left alone.
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
+        if lifeline is not None:
+            follow(lifeline)
+        _run(worker_module.work(found, concurrency, grace))
+
+
+@contextmanager
+def _errors_in_a_line() -> Generator[None]:
+    """Say an error of ours in one line and exit with status 1."""
+    try:
+        yield
+    except QueError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
 
 
 def _run(work: Coroutine[object, object, None]) -> None:
-    """Run `work`, on uvloop where it is installed; an error of ours is one line and exit status 1."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return uvloop's factory where it is installed, else asyncio's."""
     try:
-        with asyncio.Runner(loop_factory=worker_module.loop_factory()) as runner:
-            runner.run(work)
-    except QueError as error:
-        sys.exit(f"que: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

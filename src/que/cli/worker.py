@@ -1,121 +1,102 @@
-"""`que worker`: works an app's jobs in this process, or supervises several that do."""
+"""`que worker`: works an app's jobs in this process."""
 
 import asyncio
-import contextlib
-import ctypes
-import importlib
+import atexit
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
-from typing import cast
+import threading
+from types import FrameType
 
 from que.app import Que
-from que.errors import ConfigurationError
+from que.cli.console import say
+from que.cli.deadline import Deadline
+from que.worker import Worker
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
-_PARENT = "QUE_SUPERVISOR_PID"
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's factory where it is installed, else asyncio's."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
+# After the grace: a handler that is cancelled has 5 seconds to clean up, then verdicts are settled and all is closed.
+SETTLING_SECONDS = 10.0
+# After all is settled and closed, for threads that look at their context's `cancelled`.
+_THREADS_SECONDS = 1.0
+_MOST_NAMED = 10
 
 
-def load(target: str) -> Que[object]:
-    """Return the app that `module:name` is; raises ConfigurationError that names what is wrong."""
-    module_name, colon, name = target.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigurationError(f"{target!r} names no app: expected module:name, like tasks:app")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"cannot import {module_name!r}: {error}") from error
-    except Exception as error:
-        raise ConfigurationError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    app: object = getattr(module, name, None)
-    if app is None:
-        raise ConfigurationError(f"module {module_name!r} has no {name!r}")
-    if not isinstance(app, Que):
-        raise ConfigurationError(f"{target} is a {type(app).__name__}, not a que.Que")
-    return cast(Que[object], app)
+async def work(app: Que[object], concurrency: int, grace: float) -> None:
+    """Work the app's jobs until SIGTERM or SIGINT comes, then drain for at most `grace` seconds.
 
-
-async def work(target: str, concurrency: int, grace: float) -> None:
-    """Work the app's jobs until a signal comes, then drain for at most `grace` seconds; a second signal cuts that."""
-    app = load(target)
-    worker = app.worker(concurrency=concurrency)
-    loop = asyncio.get_running_loop()
-    stops: list[asyncio.Task[None]] = []
-
-    def stop(number: signal.Signals) -> None:
-        allowed = 0.0 if stops else grace
-        _say(f"{number.name}: " + ("releasing what runs" if stops else f"draining for at most {grace:g} s"))
-        stops.append(loop.create_task(worker.stop(allowed)))
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
-    _end_with_parent()
-    async with app:
-        for address, names in worker.serves:
-            _say(f"{os.getpid()} serves {', '.join(names)} with {concurrency} slots at {address}")
-        await worker.run()
-        await asyncio.gather(*stops)
-    _say(f"{os.getpid()} has stopped")
-
-
-def supervise(processes: int, target: str, concurrency: int, grace: float, verbose: bool) -> int:
-    """Run `processes` workers and return an exit status once all have ended: 0 if all ended well.
-
-    Signals are handed on. When one worker fails, the others are asked to stop. None outlives this process.
+    A second signal cuts the grace short, a third ends the process at once. Whatever a handler does, the process ends
+    SETTLING_SECONDS after the grace: with status 0 if every job's verdict was settled, else with 1, jobs named.
     """
-    command = [sys.executable, "-m", "que", "worker", target, "-c", str(concurrency), "--grace", str(grace)]
-    environment = {**os.environ, _PARENT: str(os.getpid())}
-    children: dict[int, subprocess.Popen[bytes]] = {}
-
-    def hand_on(number: int, frame: object) -> None:
-        for child in children.values():
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(number)
-
-    with contextlib.ExitStack() as stack:
-        for number in _SIGNALS:
-            stack.callback(signal.signal, number, signal.signal(number, hand_on))
-        for _ in range(processes):
-            # A session of its own: the terminal's Ctrl-C comes once, through us.
-            child = subprocess.Popen([*command, *(["-v"] if verbose else [])], start_new_session=True, env=environment)
-            children[child.pid] = child
-        status = 0
-        while children:
-            pid, wait_status = os.wait()
-            if children.pop(pid, None) is None:
-                continue
-            code = os.waitstatus_to_exitcode(wait_status)
-            if code and not status:
-                _say(f"worker {pid} ended with status {code}; stopping the others")
-                hand_on(signal.SIGTERM, None)
-            status = status or abs(code)
-        return status
+    worker = app.worker(concurrency=concurrency)
+    deadline = Deadline(lambda: _last_words(worker))
+    signals = _Signals(grace, deadline)
+    try:
+        async with app:
+            for address, names in worker.serves:
+                say(f"{os.getpid()} serves {', '.join(names)} with {concurrency} slots at {address}")
+            await _work_until_told(worker, signals, grace)
+    except asyncio.CancelledError:
+        if not signals.came_early:
+            raise
+    say(f"{os.getpid()} has stopped")
+    deadline.bring_forward(_THREADS_SECONDS, status=0)
+    # Python calls this when it has joined all threads: what others have registered may take its time.
+    atexit.register(deadline.cancel)
 
 
-def _end_with_parent() -> None:
-    """Let SIGTERM come when the supervisor dies; at once if it has died already. Linux only."""
-    parent = os.environ.get(_PARENT)
-    if parent is None:
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):
-        os.kill(os.getpid(), signal.SIGTERM)
+async def _work_until_told(worker: Worker[object], signals: "_Signals", grace: float) -> None:
+    working = [asyncio.create_task(worker.run())]
+    for allowed, what in ((grace, f"letting running jobs end within {grace:g} s"), (0.0, "giving running jobs back")):
+        told = asyncio.create_task(signals.next())
+        await asyncio.wait([working[0], told], return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            told.cancel()
+            break
+        say(f"{os.getpid()} has got {told.result()}: {what}")
+        working.append(asyncio.create_task(worker.stop(allowed)))
+    await asyncio.gather(*working)
 
 
-def _say(text: str) -> None:
-    print(f"que: {text}", file=sys.stderr, flush=True)
+class _Signals:
+    """SIGTERM and SIGINT, as they come; each brings the deadline forward, even while the event loop is blocked.
+
+    One that comes before the first next() cancels the task in which this was made.
+    """
+
+    def __init__(self, grace: float, deadline: Deadline) -> None:
+        self.came_early = False
+        self._allowed = [0.0, SETTLING_SECONDS, grace + SETTLING_SECONDS]
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._names: asyncio.Queue[str] = asyncio.Queue()
+        self._awaited = False
+        # Not the loop's own signal handlers: a loop that a handler blocks would never call them.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._come)
+
+    async def next(self) -> str:
+        """Wait for a signal and return its name."""
+        self._awaited = True
+        return await self._names.get()
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        self._deadline.bring_forward(self._allowed.pop() if self._allowed else 0.0, status=1)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, signal.Signals(number).name)
+
+    def _tell(self, name: str) -> None:
+        if self._awaited or self._task is None:
+            self._names.put_nowait(name)
+        else:
+            self.came_early = True
+            self._task.cancel()
+
+
+def _last_words(worker: Worker[object]) -> str:
+    jobs = [f"{delivery.function} {delivery.id}" for delivery in worker.running]
+    if jobs:
+        more = f" and {len(jobs) - _MOST_NAMED} more" if len(jobs) > _MOST_NAMED else ""
+        return f"{os.getpid()} ends without these jobs, which do not stop: {', '.join(jobs[:_MOST_NAMED])}{more}"
+    names = [
+        thread.name for thread in threading.enumerate() if not (thread.daemon or thread is threading.main_thread())
+    ]
+    return f"{os.getpid()} does not wait for its threads {', '.join(names[:_MOST_NAMED])}"
