@@ -68,9 +68,12 @@ async def echo_large(delivery: Delivery) -> Verdict:
     return Completed(delivery.payload + bytes(3 << 20))
 
 
-@pytest.mark.parametrize(
+by_name_and_by_address = pytest.mark.parametrize(
     ("host", "options"), [("localhost", ""), ("127.0.0.1", "&server_hostname=localhost")], ids=["by name", "by address"]
 )
+
+
+@by_name_and_by_address
 def test_jobs_cross_tls_both_ways(
     gearmand: Gearmand, certificates: Certificates, function: bytes, host: str, options: str
 ) -> None:
@@ -88,12 +91,15 @@ def test_jobs_cross_tls_both_ways(
     run(scenario())
 
 
-def test_the_text_protocol_crosses_tls_too(gearmand: Gearmand, certificates: Certificates, function: bytes) -> None:
+@by_name_and_by_address
+def test_the_text_protocol_crosses_tls_too(
+    gearmand: Gearmand, certificates: Certificates, function: bytes, host: str, options: str
+) -> None:
     name = function.decode()
 
     async def scenario() -> None:
         async with secured(gearmand, certificates) as proxy:
-            url = f"gearmans://localhost:{proxy.port}?cafile={certificates.authority}"
+            url = f"gearmans://{host}:{proxy.port}?cafile={certificates.authority}{options}"
             async with driving(url) as (driver, events):
                 await driver.submit(jobs(name, 1))
                 receipt = await events.receipt("job-0")

@@ -29,17 +29,27 @@ class AdminTimeout(QueError, TimeoutError):
 class GearmanAdmin:
     """The text protocol of the server at `host` and `port`, with every operation done within `timeout` seconds.
 
+    With `tls` the certificate is verified for `server_hostname`, or for `host` where that is empty.
     Concurrent callers are served in the order in which they came. A call that was cancelled, timed out or broke the
     protocol takes its connection along and the next call opens a new one: no caller sees another's answer. The methods
     raise NotConnected outside of `async with`, ConnectError when the server cannot be reached or hangs up,
     AdminTimeout, CommandRefused (the server's ERR), InvalidName (nothing was sent) and ProtocolError.
     """
 
-    def __init__(self, host: str, port: int = 4730, *, timeout: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int = 4730,
+        *,
+        timeout: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str = "",
+    ) -> None:
         self._host = host
         self._port = port
         self._timeout = timeout
         self._tls = tls
+        self._name = None if tls is None else server_hostname or host
         self._turn = asyncio.Lock()
         self._entered = False
         self._reached = False
@@ -175,7 +185,9 @@ class GearmanAdmin:
         if self._streams is None:
             self._reached = False
             try:
-                self._streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+                self._streams = await asyncio.open_connection(
+                    self._host, self._port, ssl=self._tls, server_hostname=self._name
+                )
             except OSError as error:
                 raise ConnectError(self._server, str(error)) from error
             self._reached = True

@@ -190,8 +190,14 @@ class GearmanDriver:
         return [QueueDepth(row.function, row.queued - row.running, row.running, row.workers) for row in rows]
 
     def _admin(self, host: Host) -> GearmanAdmin:
-        timeout = self._options.connect_timeout
-        return GearmanAdmin(host.name, host.port or DEFAULT_PORT, timeout=timeout, tls=self._tls)
+        tls = self._options.tls
+        return GearmanAdmin(
+            host.name,
+            host.port or DEFAULT_PORT,
+            timeout=self._options.connect_timeout,
+            tls=self._tls,
+            server_hostname=tls.server_hostname if tls else "",
+        )
 
 
 def _summed(depths: list[QueueDepth]) -> list[QueueDepth]:
