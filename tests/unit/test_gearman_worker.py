@@ -131,12 +131,19 @@ def test_a_job_after_a_no_job_means_that_it_grabs_on(worker: Worker[str]) -> Non
     assert PRE_SLEEP not in sent(worker)
 
 
-def test_a_noop_wakes_it_for_one_grab(worker: Worker[str]) -> None:
-    holding(worker, *(b"H:%d" % number for number in range(20)))
+def test_a_noop_wakes_it_for_two_grabs_where_the_last_one_brought_a_job_and_else_for_one(worker: Worker[str]) -> None:
     worker.grab(1)
     hear(worker, NO_JOB)
-    hear(worker, NOOP, 200.0)
-    assert (worker.phase, worker.room) == (Phase.AWAKE, 1)
+    rooms: list[int] = []
+    for number, jobs in enumerate((0, 20, 1, 0, 0)):
+        hear(worker, NOOP, 200.0 + number)
+        rooms.append(worker.room)
+        worker.grab(worker.room)
+        for job in range(jobs):
+            hear(worker, assign(b"H:%d-%d" % (number, job)), 200.0 + number)
+            worker.grab(worker.room)
+        hear(worker, NO_JOB * worker.outstanding, 200.0 + number)
+    assert rooms == [1, 1, 2, 2, 1]
 
 
 def test_a_stray_noop_changes_nothing(worker: Worker[str]) -> None:
@@ -151,7 +158,7 @@ def spin(worker: Worker[str], now: float) -> float:
     """A NOOP came right after PRE_SLEEP and brought nothing: return the rest that follows."""
     hear(worker, NOOP, now)
     worker.grab(worker.room)
-    hear(worker, NO_JOB, now)
+    hear(worker, NO_JOB * worker.outstanding, now)
     return worker.rest_until - now if worker.phase is Phase.RESTING else 0.0
 
 

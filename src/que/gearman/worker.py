@@ -2,9 +2,10 @@
 
 The law: each GRAB_JOB_UNIQ gets one answer, in order, NO_JOB or a job. Only NO_JOB is followed by PRE_SLEEP, and only
 when no grab is outstanding: a NOOP that no grab follows is never repeated. After a wake-up one grab may be outstanding,
-and one more for each job that comes, so that their number doubles with every round; a job is held until its one
-terminal packet. While a future epoch job waits, gearmand 1.1.20 answers PRE_SLEEP with NOOP and the grab with NO_JOB
-without end: naps that were cut short for nothing are followed by rests that double.
+and one more for each job that comes, so that their number doubles with every round. Where the last wake-up brought a
+job it may be two at once: the second learns that there is no more while the first one's job runs, in one packet less
+each way. A job is held until its one terminal packet. While a future epoch job waits, gearmand 1.1.20 answers PRE_SLEEP
+with NOOP and the grab with NO_JOB without end: naps that were cut short for nothing are followed by rests that double.
 Source: gearmand PROTOCOL, "Worker Requests"; gearmand 1.1.20 (tests/gearman/test_server_facts.py).
 """
 
@@ -59,8 +60,8 @@ class Worker(Generic[TokenT]):
     """
 
     __slots__ = (
-        "_dry", "_echoes", "_functions", "_handlers", "_nap", "_now", "_out", "_parser", "_short_naps", "_sink",
-        "_slept_at", "_stopped", "_window", "_woken", "held", "outstanding", "phase", "rest_until",
+        "_dry", "_echoes", "_first_window", "_functions", "_handlers", "_nap", "_now", "_out", "_parser", "_short_naps",
+        "_sink", "_slept_at", "_stopped", "_window", "_woken", "held", "outstanding", "phase", "rest_until",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +80,7 @@ class Worker(Generic[TokenT]):
         self._parser = Parser(Magic.RESPONSE, max_payload)
         self._out = Outbox(max_payload)
         self._echoes: deque[tuple[bytes, Asker]] = deque()
-        self._window = 1
+        self._window = self._first_window = 1
         self._dry = False
         self._stopped = False
         self._now = self._slept_at = self._nap = 0.0
@@ -232,6 +233,7 @@ class Worker(Generic[TokenT]):
         if function not in self._functions or handle in self.held:
             raise ProtocolError(f"the server assigned {function[:80]!r} as {handle[:80]!r}, which nobody could ask for")
         self._window += 1
+        self._first_window = 2
         self._dry = False
         self._woken = False
         self._short_naps = 0
@@ -254,6 +256,7 @@ class Worker(Generic[TokenT]):
             self._nap = self._now - self._slept_at
             self._wake()
             self._woken = True
+            self._window, self._first_window = self._first_window, 1
 
     def _wake(self) -> None:
         self.phase = Phase.AWAKE

@@ -150,15 +150,18 @@ class Connection(asyncio.BufferedProtocol, Asker):
             self._written += len(data)
             transport.write(data)
 
-    def flush_soon(self) -> None:
-        """Flush at the end of this tick, once for all that asked."""
+    def flush_soon(self, ticks: int = 1) -> None:
+        """Flush within so many ticks of the loop, once for all that asked, unless somebody flushes before."""
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush_now)
+            self._loop.call_soon(self._flush_in, ticks)
 
-    def _flush_now(self) -> None:
-        self._flushing = False
-        self.flush()
+    def _flush_in(self, ticks: int) -> None:
+        if ticks > 1 and len(self._machine):
+            self._loop.call_soon(self._flush_in, ticks - 1)
+        else:
+            self._flushing = False
+            self.flush()
 
     async def drained(self) -> bool:
         """Wait until the transport has taken every packet; return False if the connection went first."""

@@ -18,6 +18,8 @@ from que.model import Completed, Delivery, Failed, Redeliver, Released, Settled,
 
 # gearmand's clock says whole seconds: an epoch job is due a moment after one begins.
 _AFTER_THE_EDGE_SECONDS: Final = 0.01
+# From a job's arrival: reserve() returns, the handler runs, settle() is called.
+_TICKS_TO_A_VERDICT: Final = 3
 
 
 class GearmanConsumer:
@@ -181,7 +183,8 @@ class GearmanConsumer:
         if self._arrivals:
             self._wake()
         self._grab()
-        station.connection.flush()
+        # Grabs have left. A PRE_SLEEP that waits for so long leaves with the verdict of a handler that never waits.
+        station.connection.flush_soon(_TICKS_TO_A_VERDICT)
         self._set_timer()
 
     def gone(self, station: Station, held: Sequence[Delivery]) -> None:
