@@ -6,7 +6,16 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -19,7 +28,7 @@ from que.driver import open_driver
 from que.errors import ConfigurationError, ConnectError, WrongLoop
 from que.handle import Handle, Receipt, Sending
 from que.job import Blocking, Context, Job, JobOptions, Middleware, StateT, StateT_co, shape_of
-from que.model import JobStatus
+from que.model import DeadLetter, JobStatus, QueueDepth
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Sent
 from que.portal import Portal
@@ -316,6 +325,40 @@ class Que(Generic[StateT]):
     async def cancel(self, receipt: Receipt, /) -> bool:
         """Return True if the engine has cancelled the job or told its worker to stop; raises UnsupportedFeature."""
         return await self._receipt_backend(receipt).cancel(receipt.reference)
+
+    def handle(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> Handle[ResultT]:
+        """Return a Handle of a job that was submitted or sent before, by this process or another.
+
+        Its result is there while the job lives, and for `result_ttl` seconds after its end; awaiting it raises
+        JobUnknown once the engine has forgotten it. Raises UnsupportedFeature where the engine keeps no results.
+        """
+        return self.receipt_backend(job, receipt).watch(job, receipt.reference)
+
+    def receipt_backend(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> Backend:
+        """Return the backend that gave `receipt`; raises ConfigurationError if it is none of `job`."""
+        if receipt.job != job.name:
+            raise ConfigurationError(f"{receipt} is of job {receipt.job!r}, not of {job.name!r}")
+        return self._receipt_backend(receipt)
+
+    async def depths(self) -> Mapping[str, Sequence[QueueDepth]]:
+        """Return what waits and runs of each function, by backend; raises UnsupportedFeature where one cannot tell."""
+        depths = await asyncio.gather(*[backend.depths() for backend in self._backends.values()])
+        return dict(zip(self._backends, depths, strict=True))
+
+    async def dead_letters(self, job: Job[ParamsT, ResultT], /, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return the oldest jobs of this kind that failed for good and that nobody waited for.
+
+        `job.load_params(letter.payload)` gives the params. Raises UnsupportedFeature where the engine keeps none.
+        """
+        return await self.route(job, {})[0].dead_letters(job.name, limit)
+
+    async def replay(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int:
+        """Queue dead letters again, as if they had never run; return how many were there still."""
+        return await self.route(job, {})[0].replay(letters)
+
+    async def drop(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int:
+        """Forget dead letters; return how many were there still."""
+        return await self.route(job, {})[0].drop(letters)
 
     def _receipt_backend(self, receipt: Receipt) -> Backend:
         backend = self._backends.get(receipt.backend)

@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 from que.address import Address
 from que.batch import Batcher
-from que.driver import Cancels, Driver, Inspects, open_driver
+from que.driver import Buries, Cancels, Driver, Inspects, Remembers, open_driver
 from que.errors import (
     ConnectionLost,
     JobCancelled,
@@ -33,7 +33,7 @@ from que.errors import (
 )
 from que.handle import Handle, Sending
 from que.job import Job
-from que.model import Chunk, Envelope, Failed, JobStatus, Priority, Progress, Warned
+from que.model import Chunk, DeadLetter, Envelope, Failed, JobStatus, Priority, Progress, QueueDepth, Warned
 from que.options import NO_OPTIONS, Options
 from que.outcome import Outcome, Sent
 from que.stream import Items, map_jobs, send_jobs
@@ -55,6 +55,10 @@ def _new_prefix() -> None:
     """Ids are a random prefix per process and a count: unique everywhere, and cheap."""
     global _prefix
     _prefix = os.urandom(8).hex() + "-"
+
+
+def _new_id() -> str:
+    return f"{_prefix}{next(_counter):x}"
 
 
 _prefix = ""
@@ -86,6 +90,7 @@ class Backend:
         self._watched: dict[str, Handle[object] | Sending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher: Batcher[Envelope] | None = None
+        self._watches: Batcher[tuple[str, str]] | None = None
 
     def __repr__(self) -> str:
         return f"<Backend {self.alias!r} at {self.address}>"
@@ -102,6 +107,7 @@ class Backend:
         loop = asyncio.get_running_loop()
         await self.driver.connect(self)
         self._batcher = Batcher(self._submit_batch, self.driver.calls_in_flight, loop)
+        self._watches = Batcher(self._watch_batch, self.driver.calls_in_flight, loop)
         can = self.driver.capabilities
         self._max_payload = can.max_payload or sys.maxsize
         self._has_results = bool(can.results_pushed)
@@ -113,9 +119,11 @@ class Backend:
         NotSent if it had not left, SubmitAmbiguous if it had no answer, ConnectionLost if it had been accepted.
         """
         batcher, self._batcher, self._loop = self._batcher, None, None
+        watches, self._watches = self._watches, None
         try:
-            if batcher is not None:
+            if batcher is not None and watches is not None:
                 await batcher.close()
+                await watches.close()
         finally:
             try:
                 await self.driver.disconnect()
@@ -138,7 +146,7 @@ class Backend:
         """Start over in a forked child, unconnected: the parent's sockets and event loop are not the child's to use."""
         self._abandoned = self.driver
         self.driver = open_driver(self.address)
-        self._batcher = self._loop = None
+        self._batcher = self._watches = self._loop = None
         self._watched.clear()
         # The parent's loop is not here to ring it.
         self._alarm = None
@@ -174,7 +182,7 @@ class Backend:
                 f"job {job.name!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed"
             )
         return Envelope(
-            f"{_prefix}{next(_counter):x}",
+            _new_id(),
             job.name,
             payload,
             background,
@@ -183,6 +191,7 @@ class Backend:
             options.unique,
             options.expires,
             options.run_timeout,
+            options.result_ttl,
         )
 
     def submit(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Handle[ResultT]:
@@ -231,6 +240,64 @@ class Backend:
         self._batcher.add(envelope)
         if self._watch_timeout is not None:
             self._watch(envelope.id, self._watch_timeout)
+
+    def watch(self, job: Job[ParamsT, ResultT], reference: str) -> Handle[ResultT]:
+        """Return a handle of a job that was submitted before, maybe by another process."""
+        self._refuse_other_loops()
+        handle = self.prepare_watch(job)
+        self.dispatch_watch(handle, reference)
+        return handle
+
+    def prepare_watch(self, job: Job[ParamsT, ResultT]) -> Handle[ResultT]:
+        """Return a handle that hears of nothing yet; safe in any thread. Raises NotConnected and UnsupportedFeature."""
+        if self._watches is None:
+            self._refuse_use()
+        if not isinstance(self.driver, Remembers) or not self.driver.capabilities.results_stored:
+            hint = "keep the handle that submit() returns, or use an engine that keeps results"
+            raise UnsupportedFeature(self.address.scheme, "results by receipt", hint)
+        return Handle(_new_id(), self, job)
+
+    def dispatch_watch(self, handle: Handle[object], reference: str) -> None:
+        """Let `handle` hear of the job that the engine calls `reference`; only in the loop."""
+        if self._watches is None:
+            handle.settle_failed(ConnectionLost(f"{self.address} was disconnected before it was asked for the job"))
+            return
+        self._watched[handle.id] = handle
+        handle.settle_accepted(reference)
+        self._watches.add((handle.id, reference))
+
+    async def _watch_batch(self, watches: list[tuple[str, str]]) -> None:
+        assert isinstance(self.driver, Remembers)
+        try:
+            await self.driver.watch(watches)
+        except Exception as error:
+            for id, _ in watches:
+                self._fail(id, ConnectionLost(f"{self.address} could not be asked for the job: {error}"))
+            _log.exception("driver of %s: watch() failed", self.address)
+
+    async def depths(self) -> Sequence[QueueDepth]:
+        """Return how much of each function's work waits and runs; raises UnsupportedFeature."""
+        if not isinstance(self.driver, Inspects) or not self.driver.capabilities.inspect:
+            raise UnsupportedFeature(self.address.scheme, "inspection", "ask the engine with its own tools")
+        return await self.driver.depths()
+
+    async def dead_letters(self, function: str, limit: int) -> Sequence[DeadLetter]:
+        """Return the oldest dead letters of `function`; raises UnsupportedFeature."""
+        return await self._graveyard().dead_letters(function, limit)
+
+    async def replay(self, letters: Iterable[DeadLetter]) -> int:
+        """Queue `letters` again; return how many there were still. Raises UnsupportedFeature."""
+        return await self._graveyard().replay([letter.receipt for letter in letters])
+
+    async def drop(self, letters: Iterable[DeadLetter]) -> int:
+        """Forget `letters`; return how many there were still. Raises UnsupportedFeature."""
+        return await self._graveyard().drop([letter.receipt for letter in letters])
+
+    def _graveyard(self) -> Buries:
+        if not isinstance(self.driver, Buries) or not self.driver.capabilities.dead_letters:
+            hint = "let the handler, or a middleware, put aside what fails"
+            raise UnsupportedFeature(self.address.scheme, "dead letters", hint)
+        return self.driver
 
     async def status(self, reference: str) -> JobStatus:
         """Return what the engine knows of a job; raises UnsupportedFeature."""

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -17,7 +17,7 @@ from que.backend import Backend
 from que.errors import ConfigurationError, NotConnected, Overloaded, QueError
 from que.handle import Handle, Promise, Receipt, Sending
 from que.job import Job
-from que.model import Envelope, JobStatus
+from que.model import DeadLetter, Envelope, JobStatus, QueueDepth
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingHandle, BlockingSending, Portal, refuse_inside_loop
@@ -49,7 +49,12 @@ class AsyncApp(Protocol):
     async def drain(self) -> None: ...
     async def status(self, receipt: Receipt, /) -> JobStatus: ...
     async def cancel(self, receipt: Receipt, /) -> bool: ...
+    async def depths(self) -> Mapping[str, Sequence[QueueDepth]]: ...
+    async def dead_letters(self, job: Job[ParamsT, ResultT], /, *, limit: int = ...) -> Sequence[DeadLetter]: ...
+    async def replay(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int: ...
+    async def drop(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int: ...
     async def work(self, *, concurrency: int = ...) -> None: ...
+    def receipt_backend(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> Backend: ...
     def worker(self, *, concurrency: int = ...) -> AsyncWorker: ...
     def route(self, job: Job[ParamsT, ResultT], options: CallOptions, /) -> tuple[Backend, Options]: ...
 
@@ -210,6 +215,31 @@ class BlockingQue:
     def cancel(self, receipt: Receipt, /) -> bool:
         """Return True if the engine has cancelled the job or told its worker to stop; raises UnsupportedFeature."""
         return self._portal.run(self._app.cancel, receipt)
+
+    def handle(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> BlockingHandle[ResultT]:
+        """Return a handle of a job that was submitted or sent before, as Que.handle() does."""
+        refuse_inside_loop()
+        portal = self._portal
+        backend = self._app.receipt_backend(job, receipt)
+        handle = backend.prepare_watch(job)
+        portal.post(partial(backend.dispatch_watch, handle, receipt.reference))
+        return BlockingHandle(portal, handle)
+
+    def depths(self) -> Mapping[str, Sequence[QueueDepth]]:
+        """Return what waits and runs of each function, by backend; raises UnsupportedFeature where one cannot tell."""
+        return self._portal.run(self._app.depths)
+
+    def dead_letters(self, job: Job[ParamsT, ResultT], /, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return the oldest jobs of this kind that failed for good, as Que.dead_letters() does."""
+        return self._portal.run(self._app.dead_letters, job, limit=limit)
+
+    def replay(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int:
+        """Queue dead letters again, as if they had never run; return how many were there still."""
+        return self._portal.run(self._app.replay, job, letters)
+
+    def drop(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int:
+        """Forget dead letters; return how many were there still."""
+        return self._portal.run(self._app.drop, job, letters)
 
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> "BlockingWorker":
         """Return a BlockingWorker of every job that has a handler here, as Que.worker() does.

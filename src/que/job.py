@@ -18,6 +18,7 @@ from que.model import Delivery, Priority
 from que.options import NO_OPTIONS, CallOptions, Options
 from que.outcome import Outcome, Sent
 from que.portal import BlockingHandle, BlockingSending
+from que.retry import NO_RETRY, Retry
 from que.serializer import JSON, PayloadError, Serializer
 from que.signature import checked_name, takes, type_name
 
@@ -44,7 +45,8 @@ class Blocking(Protocol):
 class Surroundings:
     """What all runs of one consumer share.
 
-    `progress` and `chunks` are None where the driver named `driver` has no such channel. `thread` is the loop's ident.
+    `progress` and `chunks` are None where the driver named `driver` has no such channel. `redelivers`: whether the
+    engine delays a redelivery, so that no worker has to. `thread` is the loop's ident.
     `blocking` is the sync face of the app.
     """
 
@@ -53,6 +55,7 @@ class Surroundings:
     thread: int
     progress: Emits | None
     chunks: Emits | None
+    redelivers: bool
     blocking: Blocking
 
 
@@ -152,8 +155,9 @@ class Submitter(Protocol):
 class JobOptions(TypedDict, total=False):
     """The keywords of a declaration.
 
-    `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW. The rest
-    are defaults of each call, and `middleware` goes around this job's handler, inside the app's.
+    `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW.
+    `middleware` goes around this job's handler, inside the app's. `retry`: when a run that failed is tried again;
+    without it, never. The rest are defaults of each call.
     """
 
     driver: str | None
@@ -161,6 +165,8 @@ class JobOptions(TypedDict, total=False):
     priority: Priority | None
     expires: float | None
     run_timeout: float | None
+    result_ttl: float | None
+    retry: Retry | None
     middleware: Sequence[Middleware[Never]]
 
 
@@ -226,6 +232,8 @@ class Job(Generic[ParamsT, ResultT]):
         priority: Priority | None = None,
         expires: float | None = None,
         run_timeout: float | None = None,
+        result_ttl: float | None = None,
+        retry: Retry | None = None,
         middleware: Sequence[Middleware[Never]] = (),
     ) -> None:
         self.name: str = checked_name(name)
@@ -235,8 +243,9 @@ class Job(Generic[ParamsT, ResultT]):
         self.serializer = serializer
         self.middleware: tuple[Middleware[Never], ...] = tuple(middleware)
         self.options: Options = NO_OPTIONS
-        if (priority, expires, run_timeout) != (None, None, None):
-            self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout)
+        if (priority, expires, run_timeout, result_ttl) != (None, None, None, None):
+            self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
+        self.retry: Retry = retry or NO_RETRY
         self.worked_by: Handler | None = None
         self._submitter: Submitter | None = None
         try:

@@ -14,7 +14,8 @@ class CallOptions(TypedDict, total=False):
     """The keywords of submit() and send(); what is left out, or None, is the job's default.
 
     `delay`: seconds from now. `at`: an aware datetime. `unique`: a key for coalescing. `expires`: seconds to wait in
-    the queue. `run_timeout`: seconds for one run.
+    the queue. `run_timeout`: seconds for one run. `result_ttl`: seconds for which the engine keeps the result after the
+    job's end, to be found again by app.handle().
     """
 
     priority: Priority | None
@@ -23,6 +24,7 @@ class CallOptions(TypedDict, total=False):
     unique: str | None
     expires: float | None
     run_timeout: float | None
+    result_ttl: float | None
 
 
 def _is_priority(value: object) -> bool:
@@ -39,9 +41,10 @@ class Options:
     unique: str | None = None
     expires: float | None = None
     run_timeout: float | None = None
+    result_ttl: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("delay", "expires", "run_timeout"):
+        for name in ("delay", "expires", "run_timeout", "result_ttl"):
             seconds: object = getattr(self, name)
             is_number = isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
             if seconds is not None and not is_number:
@@ -78,6 +81,7 @@ class Options:
             (self.priority not in (None, Priority.NORMAL), can.priorities, "priorities", "leave priority= out"),
             (self.unique is not None, can.unique, "unique keys", "leave unique= out and make the job idempotent"),
             (self.expires is not None, can.expiry, "expiry", "leave expires= out and check the time in the handler"),
+            (self.result_ttl is not None, can.results_stored, "kept results", "await the handle that submit() returns"),
             (
                 per_call and self.run_timeout is not None,
                 can.run_timeout,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Never, cast
 
-from que.errors import ParamsInvalid, Reject, ResultInvalid
+from que.errors import ParamsInvalid, Reject, ResultInvalid, RetryAfter
 from que.job import Call, Context, Handler, Job, Middleware, Surroundings
 from que.middleware import RunTimeout, Step, chain, deadline
-from que.model import Completed, Delivery, Failed, Verdict
+from que.model import Completed, Delivery, Failed, Redeliver, Verdict
 
 _log = logging.getLogger("que")
 
@@ -19,6 +19,8 @@ _log = logging.getLogger("que")
 _MOST_MESSAGE_CHARACTERS = 4000
 # These are not about the job: any other exception is its failure, or a delivery would come back for ever.
 _NO_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+# What kind of failure an exception out of a handler is, if it is not the handler's own.
+_KINDS: dict[type[BaseException], str] = {RunTimeout: "timeout", Reject: "rejected"}
 # What a class is called on the wire where that is not its own name.
 _NAMES: dict[type[BaseException], str] = {RunTimeout: "JobTimeout"}
 _NO_CONTEXT = Context[object]("", state=None)
@@ -55,6 +57,7 @@ class Runs:
         assert handler is not None, f"job {job.name!r} has no handler"
         around = (*middleware, *job.middleware)
         limit = job.options.run_timeout
+        policy = job.retry
         step = self._step(handler)
         whole = chain(around if limit is None else (deadline(limit), *around), step)
         wants_context = handler.wants_context or bool(around) or limit is not None
@@ -71,29 +74,36 @@ class Runs:
             )
 
         async def run(delivery: Delivery) -> Verdict:
-            try:
-                params = load_params(delivery.payload)
-            except ParamsInvalid as error:
-                return _failed(delivery, "params", error)
-            try:
-                if delivery.run_timeout is not None and delivery.run_timeout != limit:
-                    limited = chain((deadline(delivery.run_timeout), *around), step)
-                    result = await limited(params, new_context(delivery))
+            attempt = delivery.attempt or 1
+            if attempt > policy.attempts:
+                return _worn_out(delivery)
+            while True:
+                try:
+                    params = load_params(delivery.payload)
+                except ParamsInvalid as error:
+                    return _failed(delivery, "params", error)
+                try:
+                    if delivery.run_timeout is not None and delivery.run_timeout != limit:
+                        limited = chain((deadline(delivery.run_timeout), *around), step)
+                        result = await limited(params, new_context(delivery))
+                    else:
+                        result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
+                except _NO_FAILURES:
+                    raise
+                except BaseException as error:
+                    wait_seconds = policy.wait(attempt, error)
+                    if wait_seconds is None:
+                        return _failed(delivery, _kind(error), error)
+                    _log_retry(delivery, attempt, wait_seconds, error)
                 else:
-                    result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
-            except _NO_FAILURES:
-                raise
-            except RunTimeout as error:
-                return _failed(delivery, "timeout", error)
-            except Reject as error:
-                return _failed(delivery, "rejected", error)
-            except BaseException as error:
-                _log.error("job %s %s: its handler failed", delivery.function, delivery.id, exc_info=error)
-                return Failed("handler", type(error).__name__, _message(error))
-            try:
-                return Completed(dump_result(result))
-            except ResultInvalid as error:
-                return _failed(delivery, "result", error)
+                    try:
+                        return Completed(dump_result(result))
+                    except ResultInvalid as error:
+                        return _failed(delivery, "result", error)
+                if site.redelivers:
+                    return Redeliver(wait_seconds)
+                await asyncio.sleep(wait_seconds)
+                attempt += 1
 
         return run
 
@@ -131,11 +141,31 @@ def _in_future(call: Call, params: object, context: Context[object]) -> object:
         raise RuntimeError("the handler raised StopIteration") from error
 
 
+def _worn_out(delivery: Delivery) -> Failed:
+    """Return the failure of a job whose runs have all ended with their workers."""
+    message = f"its worker was lost in each of {(delivery.attempt or 1) - 1} runs"
+    _log.error("job %s %s is not run again: %s", delivery.function, delivery.id, message)
+    return Failed("crashed", "WorkerLost", message)
+
+
+def _kind(error: BaseException) -> str:
+    return next((kind for type_, kind in _KINDS.items() if isinstance(error, type_)), "handler")
+
+
 def _failed(delivery: Delivery, kind: str, error: BaseException) -> Failed:
-    """Return, and log, a failure whose name and text say all: a traceback would only show frames of ours."""
+    """Return, and log, what `error` means: with its traceback only where that shows more than frames of ours."""
     message = _message(error)
-    _log.warning("job %s %s: %s", delivery.function, delivery.id, message)
+    if kind == "handler":
+        _log.error("job %s %s: its handler failed", delivery.function, delivery.id, exc_info=error)
+    else:
+        _log.warning("job %s %s: %s", delivery.function, delivery.id, message)
     return Failed(kind, _NAMES.get(type(error), type(error).__name__), message)
+
+
+def _log_retry(delivery: Delivery, attempt: int, wait_seconds: float, error: BaseException) -> None:
+    told = error if _kind(error) == "handler" and not isinstance(error, RetryAfter) else None
+    line = "job %s %s: run %d ended in %s, and it runs again in %.3g s"
+    _log.warning(line, delivery.function, delivery.id, attempt, type(error).__name__, wait_seconds, exc_info=told)
 
 
 def _message(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
-from que.driver import Consumer, Emits
+from que.driver import Consumer, Emits, Extends
 from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
 from que.model import Delivery, Settled, Settlement, Verdict
@@ -213,6 +213,7 @@ class _Station:
         # Of its own: with one for all stations, a job could wait for a thread although it has a slot.
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
         self._outliving: set[Future[object]] = set()
+        self._extending: asyncio.Task[None] | None = None
 
     async def open(self, runs: Callable[[Executor, Outlived, Surroundings], Runs], blocking: Blocking) -> None:
         """Register the jobs and start to reserve."""
@@ -225,12 +226,15 @@ class _Station:
             thread=threading.get_ident(),
             progress=emits if can.progress else None,
             chunks=emits if can.chunks else None,
+            redelivers=bool(can.retry),
             blocking=blocking,
         )
         run = runs(self._executor, self._outlived, surroundings).run
         self._slots = Slots(self._concurrency, run, self._report, self._loop)
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
+        if can.lease_seconds is not None and isinstance(self._consumer, Extends):
+            self._extending = self._loop.create_task(self._extend(self._consumer, can.lease_seconds))
 
     @property
     def running(self) -> Iterable[Delivery]:
@@ -266,6 +270,18 @@ class _Station:
             failures = 0
             self._free -= len(deliveries)
             self._slots.add(deliveries)
+
+    async def _extend(self, consumer: Extends, lease_seconds: float) -> None:
+        """Renew the leases of what runs or waits for a slot, early enough for two tries to fail."""
+        while True:
+            await asyncio.sleep(lease_seconds / 4)
+            held = list(self._slots)
+            if held:
+                try:
+                    async with asyncio.timeout(lease_seconds / 4):
+                        await consumer.extend(held)
+                except Exception:
+                    _log.exception("extend() of %d leases at %s failed", len(held), self.address)
 
     async def _pause(self, failures: int) -> None:
         """Wait longer after each failure, with jitter, but not when the worker stops."""
@@ -344,6 +360,8 @@ class _Station:
         finally:
             await self._slots.close(_STUBBORN_SECONDS)
             await self._settle_rest()
+            if self._extending is not None:
+                self._extending.cancel()
             self._executor.shutdown(wait=False, cancel_futures=True)
             if self._outliving:
                 _log.warning("%d `def` handlers at %s run on in their threads", len(self._outliving), self.address)

@@ -14,7 +14,7 @@ import pytest
 
 import que
 from que.job import Blocking, JobOptions, Middleware, Surroundings
-from que.model import Completed, Delivery, Failed, Verdict
+from que.model import Completed, Delivery, Failed, Redeliver, Verdict
 from que.run import Runs
 from tests.unit.loops import in_loop, until
 
@@ -51,6 +51,7 @@ class Site:
         middleware: Sequence[Middleware[Never]] = (),
         state: object = None,
         threads: int = 2,
+        redelivers: bool = True,
     ) -> None:
         self.executor = ThreadPoolExecutor(threads)
         surroundings = Surroundings(
@@ -59,14 +60,17 @@ class Site:
             thread=threading.get_ident(),
             progress=None,
             chunks=None,
+            redelivers=redelivers,
             blocking=cast(Blocking, self),
         )
         jobs = {job.name: cast(que.Job[object, object], job)}
         self.outlived: list[Future[object]] = []
         self.runs = Runs(jobs, middleware, state, self.executor, self.outlived.append, surroundings)
 
-    async def run(self, payload: bytes = b'{"width":3}', run_timeout: float | None = None) -> Verdict:
-        delivery = Delivery("measure", payload, "id-1", 2, run_timeout)
+    async def run(
+        self, payload: bytes = b'{"width":3}', run_timeout: float | None = None, attempt: int | None = 2
+    ) -> Verdict:
+        delivery = Delivery("measure", payload, "id-1", attempt, run_timeout)
         async with asyncio.timeout(20):
             return await self.runs.run(delivery)
 
@@ -411,3 +415,112 @@ async def test_a_failure_holds_no_traceback() -> None:
     verdict = await run_once(handler)
     assert verdict == Failed("handler", "ValueError", "outer")
     assert sys.exc_info() == (None, None, None)
+
+
+PATIENT = que.Retry(attempts=3, base=7, jitter=0)
+
+
+def flaky(failures: int, error: type[BaseException] = ValueError) -> Callable[[Size], Awaitable[int]]:
+    """Return a handler that fails that many times."""
+    left = [failures]
+
+    async def handler(params: Size) -> int:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise error("not yet")
+        return params.width
+
+    return handler
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("attempt", "verdict"),
+    [(1, Redeliver(7)), (2, Redeliver(14)), (3, Failed("handler", "ValueError", "not yet"))],
+)
+async def test_a_failed_run_is_handed_back_for_later_until_the_attempts_are_used_up(
+    attempt: int, verdict: Verdict
+) -> None:
+    with site(declared(flaky(1), retry=PATIENT)) as made:
+        assert await made.run(attempt=attempt) == verdict
+
+
+@in_loop
+async def test_where_the_engine_cannot_delay_the_worker_waits_and_runs_the_job_again() -> None:
+    job = declared(flaky(2), retry=que.Retry(attempts=3, base=0.001))
+    made = Site(job, redelivers=False)
+    assert await made.run(attempt=None) == Completed(b"3")
+    made.executor.shutdown()
+
+
+@in_loop
+async def test_where_the_engine_cannot_delay_the_last_failure_is_the_verdict() -> None:
+    made = Site(declared(flaky(3), retry=que.Retry(attempts=3, base=0.001)), redelivers=False)
+    assert await made.run(attempt=None) == Failed("handler", "ValueError", "not yet")
+    made.executor.shutdown()
+
+
+@in_loop
+async def test_each_run_gets_params_of_its_own() -> None:
+    seen: list[int] = []
+
+    @dataclass
+    class Count:
+        width: int
+
+    async def spoil(params: Count) -> int:
+        seen.append(params.width)
+        params.width += 1
+        if len(seen) == 1:
+            raise ValueError
+        return params.width
+
+    job = que.Job("measure", Count, int, retry=que.Retry(attempts=2, base=0.001))
+    job.handler(spoil)
+    made = Site(cast(que.Job[Size, int], job), redelivers=False)
+    assert await made.run(attempt=None) == Completed(b"4")
+    assert seen == [3, 3]
+    made.executor.shutdown()
+
+
+@in_loop
+async def test_a_job_whose_workers_died_in_every_run_is_not_run_again() -> None:
+    ran: list[Size] = []
+    with site(declared(ran.append, retry=PATIENT)) as made:
+        verdict = await made.run(attempt=4)
+    assert verdict == Failed("crashed", "WorkerLost", "its worker was lost in each of 3 runs")
+    assert ran == []
+
+
+@in_loop
+async def test_without_a_policy_a_failure_is_final_and_retry_after_is_obeyed() -> None:
+    async def later(params: Size) -> int:
+        raise que.RetryAfter(90)
+
+    with site(declared(flaky(1))) as made:
+        assert isinstance(await made.run(attempt=1), Failed)
+    with site(declared(later)) as made:
+        assert await made.run(attempt=1) == Redeliver(90)
+
+
+@in_loop
+@pytest.mark.parametrize("error", [que.Reject, que.ParamsInvalid])
+async def test_what_another_run_would_not_mend_is_not_retried(error: type[Exception]) -> None:
+    payload = b'{"width":"wide"}' if error is que.ParamsInvalid else b'{"width":3}'
+    with site(declared(flaky(1, que.Reject), retry=PATIENT)) as made:
+        verdict = await made.run(payload, attempt=1)
+    assert isinstance(verdict, Failed)
+    assert verdict.kind == ("params" if error is que.ParamsInvalid else "rejected")
+
+
+@in_loop
+async def test_a_run_that_took_too_long_is_retried_by_the_policy() -> None:
+    async def forever(params: Size) -> int:
+        await asyncio.get_running_loop().create_future()
+        return 0
+
+    with site(declared(forever, retry=PATIENT, run_timeout=0.01)) as made:
+        assert await made.run(attempt=1) == Redeliver(7)
+        assert (await made.run(attempt=3)) == Failed(
+            "timeout", "JobTimeout", "the run took longer than its run_timeout of 0.01 s"
+        )
