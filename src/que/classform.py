@@ -1,7 +1,11 @@
 """The class form of a job."""
 
 import typing
+from collections.abc import Mapping
+from types import GenericAlias
 from typing import ClassVar, Generic, TypeVar, Unpack, cast
+
+from typing_extensions import get_original_bases
 
 from que.errors import ConfigurationError
 from que.handle import Handle, Sending
@@ -16,7 +20,9 @@ class Model(Generic[ParamsT, ResultT]):
     """The class form of a job: `class EchoReverse(que.Model[Message, Reversed], job="echoReverse")`.
 
     An instance is one run: `self.params` and `self.context` are set, `process()` gives the result, and `finished()` is
-    called at the end. `app.add(EchoReverse)` binds it.
+    called at the end. `app.add(EchoReverse)` binds it. A class without a process() declares the job for clients; one
+    without `job` declares none, for others to derive from. A class derived from a declared one is another job, or none.
+    Declaring raises what Job raises, and ConfigurationError for options without a `job`, or for types left open.
     """
 
     job: ClassVar[Job[object, object]]
@@ -29,15 +35,18 @@ class Model(Generic[ParamsT, ResultT]):
     ) -> None:
         super().__init_subclass__()
         if job is None:
+            if options:
+                raise ConfigurationError(f'{cls.__name__}: {", ".join(options)} without a job: add job="name"')
             return
-        params_type, result_type = _model_types(cls)
+        params_type, result_type = _types_of(cls)
         declared = Job[object, object](
             job,
             cast(type[object], params_type),
             cast(type[object], result_type),
             **options,
         )
-        declared.work_by(Handler(cls._run, is_async=True, wants_context=True))
+        if cls.process is not Model[object, object].process:
+            declared.work_by(Handler(cls._run, is_async=True, wants_context=True))
         cls.job = declared
 
     def __init__(self, params: ParamsT, context: Context[object] | None = None) -> None:
@@ -82,9 +91,29 @@ class Model(Generic[ParamsT, ResultT]):
         return cls.declaration().send(params, **options)
 
 
-def _model_types(cls: type) -> tuple[object, object]:
-    for base in getattr(cls, "__orig_bases__", ()):
-        if typing.get_origin(base) is Model:
-            params_type, result_type = typing.get_args(base)
-            return params_type, result_type
-    raise ConfigurationError(f"{cls.__name__} names no types: class {cls.__name__}(que.Model[Params, Result], job=…)")
+def _types_of(cls: type) -> tuple[object, object]:
+    """Return what Model's two variables stand for in `cls`, through every class between them."""
+    model = _model_of(cls, {})
+    left_open: object = getattr(model, "__parameters__", None)
+    if len(typing.get_args(model)) != 2 or left_open:
+        raise ConfigurationError(
+            f"{cls.__name__} names no types: write class {cls.__name__}(que.Model[Params, Result], job=…)"
+        )
+    params_type, result_type = typing.get_args(model)
+    return params_type, result_type
+
+
+def _model_of(cls: type, known: Mapping[object, object]) -> object:
+    """Return Model as `cls` derives from it, with the variables of `cls` replaced by what is `known` of them."""
+    for base in get_original_bases(cls):
+        kind = cast(type[object], typing.get_origin(base) or base)
+        if Model not in kind.__mro__:
+            continue
+        filled: object = base
+        if kind is not base and (open_ones := cast(GenericAlias, base).__parameters__):
+            filled = cast(GenericAlias, base)[tuple(known.get(variable, variable) for variable in open_ones)]
+        if kind is Model:
+            return filled
+        variables = getattr(kind, "__parameters__", ())
+        return _model_of(kind, dict(zip(variables, typing.get_args(filled), strict=False)))
+    return None

@@ -1,9 +1,11 @@
 """Declarations without a handler, and the class form."""
 
-from typing import TypedDict, assert_type
+from typing import Generic, TypedDict, TypeVar, assert_type
 
 import que
 from tests.typing.cases.values import Message, Reversed
+
+ItemT = TypeVar("ItemT")
 
 
 class Sizes(TypedDict):
@@ -64,6 +66,18 @@ class EchoReverse(que.Model[Message, Reversed], job="echoReverse", driver="mail"
 
     async def finished(self, error: BaseException | None) -> None:
         return None
+
+
+class Counted(que.Model[ItemT, int], Generic[ItemT]):
+    async def process(self) -> int:
+        assert_type(self.params, ItemT)
+        return 1
+
+
+class CountedMessages(Counted[Message], job="count"): ...
+
+
+assert_type(app.add(CountedMessages), que.Job[Message, int])
 
 
 class WrongProcess(que.Model[Message, Reversed], job="wrong"):
