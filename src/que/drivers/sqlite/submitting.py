@@ -10,6 +10,7 @@ _INSERT = """
         (id, state, function, priority, due, expires, job_id, submitter, unique_key, run_timeout, result_ttl, payload)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_SAME = "SELECT id FROM que_jobs WHERE function = ? AND unique_key = ?"
 _INSERT_NEW = _INSERT.format(or_ignore="")
 _INSERT_UNIQUE = _INSERT.format(or_ignore="OR IGNORE")
 
@@ -56,9 +57,7 @@ def _row(turn: Turn, id: int, envelope: Envelope) -> tuple[object, ...]:
 
 
 def _coalesce(turn: Turn, envelope: Envelope) -> int:
-    ((id,),) = turn.connection.execute(
-        "SELECT id FROM que_jobs WHERE function = ? AND unique_key = ?", (envelope.function, envelope.unique)
-    ).fetchall()
+    ((id,),) = turn.connection.execute(_SAME, (envelope.function, envelope.unique)).fetchall()
     if not envelope.background:
         turn.connection.execute("INSERT INTO que_watchers VALUES (?, ?, ?)", (id, envelope.id, turn.peer))
     return int(id)

@@ -68,17 +68,7 @@ class Turn:
 def begin(turn: Turn) -> None:
     """Read the mail, and let what is due happen: delays end, jobs expire, leases that ran out are taken back."""
     execute = turn.connection.execute
-    known, due, expires, lease_until, mail = execute(
-        """
-        SELECT
-            EXISTS (SELECT 1 FROM que_peers WHERE name = :peer),
-            (SELECT min(due) FROM que_jobs WHERE state = 1),
-            (SELECT min(expires) FROM que_jobs WHERE expires IS NOT NULL AND state < 2 AND attempts = 0),
-            (SELECT min(lease_until) FROM que_jobs WHERE state = 2),
-            EXISTS (SELECT 1 FROM que_mail WHERE peer = :peer)
-        """,
-        {"peer": turn.peer},
-    ).fetchone()
+    known, due, expires, lease_until, mail = execute(_LOOK, {"peer": turn.peer}).fetchone()
     turn.buried = not known
     if mail:
         rows = execute(
@@ -95,6 +85,19 @@ def begin(turn: Turn) -> None:
     turn.next_at = min((max(moment, now) for moment in (due, expires, lease_until) if moment is not None), default=None)
 
 
+_LOOK = """
+    SELECT
+        EXISTS (SELECT 1 FROM que_peers WHERE name = :peer),
+        (SELECT min(due) FROM que_jobs WHERE state = 1),
+        (SELECT min(expires) FROM que_jobs WHERE expires IS NOT NULL AND state < 2 AND attempts = 0),
+        (SELECT min(lease_until) FROM que_jobs WHERE state = 2),
+        EXISTS (SELECT 1 FROM que_mail WHERE peer = :peer)
+"""
+_EXPIRE = """
+    DELETE FROM que_jobs WHERE id IN (
+        SELECT id FROM que_jobs WHERE expires <= ? AND state < 2 AND attempts = 0 LIMIT ?
+    ) RETURNING id, submitter, job_id, result_ttl
+"""
 _RIPEN = """
     UPDATE que_jobs SET state = 0, due = NULL
     WHERE id IN (SELECT id FROM que_jobs WHERE state = 1 AND due <= ? ORDER BY due LIMIT ?) RETURNING function
@@ -107,14 +110,7 @@ _RECLAIM = """
 
 
 def _expire(turn: Turn) -> None:
-    rows = turn.connection.execute(
-        """
-        DELETE FROM que_jobs WHERE id IN (
-            SELECT id FROM que_jobs WHERE expires <= ? AND state < 2 AND attempts = 0 LIMIT ?
-        ) RETURNING id, submitter, job_id, result_ttl
-        """,
-        (turn.now, _MOST_AT_ONCE),
-    ).fetchall()
+    rows = turn.connection.execute(_EXPIRE, (turn.now, _MOST_AT_ONCE)).fetchall()
     for row, submitter, job_id, result_ttl in rows:
         ended(turn, Lease(row, 0, submitter, job_id, result_ttl), "expired", b"nobody took the job in time")
 
