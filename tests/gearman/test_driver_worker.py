@@ -204,26 +204,6 @@ def test_an_idle_worker_wakes_for_a_job_that_comes(gearmand: Gearmand, name: str
     run(scenario())
 
 
-def test_one_job_after_the_other_costs_its_worker_two_writes(gearmand: Gearmand, name: str) -> None:
-    writes = [P.GRAB_JOB_UNIQ, P.GRAB_JOB_UNIQ], [P.PRE_SLEEP, P.WORK_COMPLETE]
-
-    async def scenario() -> None:
-        async with (
-            proxying(gearmand.port) as proxy,
-            driving(f"gearman://127.0.0.1:{proxy.port}") as (driver, events),
-            serving(driver, [name]),
-        ):
-            for number in range(200):
-                await driver.submit([Envelope(f"j{number}", name, b"x")])
-                await events.ended(f"j{number}")
-                # gearmand may answer the two grabs one by one.
-                if all(write in ([kind for kind, _ in burst] for burst in proxy.bursts) for write in writes):
-                    return
-            pytest.fail("grabs, or naps and verdicts, never left together")
-
-    run(scenario())
-
-
 def test_a_foreign_jobs_id_is_its_handle_where_it_has_no_unique(gearmand: Gearmand, name: str) -> None:
     async def scenario() -> None:
         async with driving(gearmand.url) as (driver, _), serving(driver, [name]) as served:

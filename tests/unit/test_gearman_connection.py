@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from que.drivers.gearman.connection import Connection
 from que.gearman.client import Client, Lost
 from que.gearman.packets import PacketType
-from tests.unit.loops import in_loop, until
+from tests.unit.loops import in_loop, ticks, until
 from tests.unit.test_gearman_client import Sink
 
 
@@ -92,3 +92,16 @@ async def test_a_peer_that_hangs_up_ends_the_session_once() -> None:
         (error,) = session.errors
         assert isinstance(error, ConnectionResetError)
         assert session.left[0].unanswered == ["sent"]
+
+
+@in_loop
+async def test_what_is_flushed_soon_waits_for_company_for_so_many_ticks_and_no_longer() -> None:
+    async with connected() as (session, connection, _, _):
+        waiting: list[int] = []
+        session.submit("alone")
+        connection.flush_soon(3)
+        for _ in range(3):
+            waiting.append(len(session.machine))
+            await ticks(1)
+        assert waiting == [1, 1, 1]
+        assert not len(session.machine)
