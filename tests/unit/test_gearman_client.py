@@ -381,6 +381,14 @@ def test_a_large_payload_leaves_as_views_of_it_in_bounded_slices(client: Client[
     )
 
 
+def test_a_lone_job_up_to_256_kib_leaves_in_one_piece(client: Client[str]) -> None:
+    payload = bytes(SLICE_BYTES - 100)
+    client.submit("lone", PacketType.SUBMIT_JOB, (b"f", b"u"), payload, watched=True)
+    assert client.take() == request(7, b"f", b"u", payload)
+    assert client.take() == b""
+    assert client.lost().unanswered == ["lone"]
+
+
 def test_a_large_job_counts_as_sent_from_its_first_byte_on(client: Client[str]) -> None:
     client.submit("large", PacketType.SUBMIT_JOB, (b"f", b"u"), bytes(LARGE_PAYLOAD_BYTES), watched=True)
     client.submit("behind", PacketType.SUBMIT_JOB, (b"f", b"v"), b"", watched=True)

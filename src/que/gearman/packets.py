@@ -41,8 +41,9 @@ MAX_FUNCTION_BYTES: Final = 512
 # gearmand 1.1.20 accepts 64 and corrupts the packet; a status request for 64 or more is never answered.
 MAX_UNIQUE_BYTES: Final = 63
 MAX_CLIENT_ID_BYTES: Final = 127
-# From this size on a payload is not joined with its header: it leaves as views, and arrives with a single copy.
-LARGE_PAYLOAD_BYTES: Final = 64 * 1024
+# From this size on a payload that others follow is not joined with its header: it leaves as views. On a loopback pair
+# views took 1.55 times as long as joining at 8 KiB, 1.18 at 16, 0.95 at 24, 0.88 at 32, 0.75 at 64.
+LARGE_PAYLOAD_BYTES: Final = 24 * 1024
 # As much as asyncio reads at once.
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
 
