@@ -377,8 +377,9 @@ class _Station:
             await asyncio.wait([self.reserving], timeout=_PARTING_SECONDS)
 
     async def _settle_rest(self) -> None:
+        left = len(self._settling)
         try:
             async with asyncio.timeout(_PARTING_SECONDS):
                 await self._settling.close()
         except TimeoutError:
-            _log.critical("the verdicts of %d jobs at %s could not be settled", len(self._settling), self.address)
+            _log.critical("of the last %d verdicts at %s not all could be settled in time", left, self.address)
