@@ -6,7 +6,6 @@ import enum
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
-from contextlib import suppress
 from types import coroutine
 from typing import cast
 
@@ -212,9 +211,8 @@ class Slots:
                 raise
             except BaseException as error:
                 if delivery not in self._running:
-                    # Given up on: what it says on its way out is for nobody.
-                    with suppress(Exception):
-                        run(work.close)
+                    # Given up on, and reported.
+                    run(work.close)
                     raise
                 thrown: BaseException | None = error
             else:

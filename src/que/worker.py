@@ -338,7 +338,7 @@ class _Station:
         await self._change
 
     def release(self) -> None:
-        """Wait no more for jobs to end: cancel what runs once it is closed, and give it back."""
+        """Wait no more for jobs to end: from the moment at which no more come, cancel what runs and give it back."""
         self._released = True
         if self._closing.is_set():
             self._slots.stop_all()
@@ -351,8 +351,6 @@ class _Station:
         """
         self._closing.set()
         self._tell_change()
-        if self._released:
-            self._slots.stop_all()
         try:
             await self._stop_reserving()
             while self._free < self._concurrency and not self._released:

@@ -512,17 +512,32 @@ async def test_a_close_that_raises_is_logged_and_all_else_is_closed(caplog: pyte
     assert site.life.trail == ["opening", "open", "closed"]
 
 
-class HangingConsumer(FakeConsumer):
+class DeafConsumer(FakeConsumer):
+    """Closes without a word to the reserve() that waits, and then raises, or hangs."""
+
     async def close(self) -> None:
         self.closed = True
+        if self.close_error is not None:
+            raise self.close_error
         await asyncio.Event().wait()
 
 
-class HangingDriver(FakeDriver):
+class DeafDriver(FakeDriver):
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> FakeConsumer:
-        consumer = HangingConsumer(functions, slots, notices)
+        consumer = DeafConsumer(functions, slots, notices)
         self.consumers.append(consumer)
         return consumer
+
+
+@in_loop
+async def test_a_reserve_that_waits_on_after_a_failed_close_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_PARTING_SECONDS", LONG_SECONDS)
+    site = Site(returns, DeafDriver())
+    async with site.app, site.worker() as worker:
+        consumer = await site.consumer()
+        consumer.close_error = ConnectionError("close")
+        await worker.stop(LONG_SECONDS)
+    assert site.life.trail == ["opening", "open", "closed"]
 
 
 @in_loop
@@ -530,7 +545,7 @@ async def test_a_close_that_hangs_does_not_keep_a_worker_from_stopping(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker_module, "_PARTING_SECONDS", 0.01)
-    site = Site(waits, HangingDriver())
+    site = Site(waits, DeafDriver())
     async with site.app, site.worker() as worker:
         consumer = await site.consumer()
         consumer.feed([delivery()])
