@@ -407,7 +407,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_keep_a_worker_fr
         await ticks()
         await worker.stop(0)
     assert consumer.verdicts == [Released()]
-    assert messages(caplog) == ["job work job-1 ignores its cancellation: it is closed"]
+    assert messages(caplog, logging.CRITICAL) == ["job work job-1 ignores its cancellation: it is closed"]
 
 
 @in_loop
@@ -697,7 +697,7 @@ async def test_a_def_handler_that_outlives_its_worker_is_logged(caplog: pytest.L
         await worker.stop(0)
         gate.set()
     assert consumer.verdicts == [Released()]
-    assert [message.partition(" at ")[0] for message in messages(caplog)] == ["1 `def` handlers"]
+    assert "1 `def` handlers" in [message.partition(" at ")[0] for message in messages(caplog)]
 
 
 # On an engine that keeps its word
