@@ -15,7 +15,9 @@ from benchmarks.answer import Answer
 from benchmarks.measure import DEFAULT, QUICK, Scale
 from benchmarks.stage import Missing, program
 
-QUESTIONS = ("throughput", "one_at_a_time", "memory_driver")
+QUESTIONS = (
+    "throughput", "one_at_a_time", "sending", "streams", "payloads", "footprint", "blocking_face", "memory_driver",
+)  # fmt: skip
 PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq")
 
 
@@ -31,11 +33,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="show only that each still runs; the figures mean nothing")
     parser.add_argument("--rounds", type=int, default=DEFAULT.rounds, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=DEFAULT.seconds, help="of each contender and round")
+    parser.add_argument("--jobs", type=int, default=DEFAULT.jobs, help="of a long run; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write the medians here, for `python -m benchmarks.chart`")
     options = parser.parse_args()
     if unknown := set(options.questions) - set(QUESTIONS):
         parser.error(f"no such question: {', '.join(sorted(unknown))}")
-    scale = QUICK if options.quick else Scale(options.rounds, options.seconds)
+    scale = QUICK if options.quick else Scale(options.rounds, options.seconds, options.jobs)
     print(machine(), flush=True)
     figures: dict[str, dict[str, float]] = {}
     for name in options.questions or QUESTIONS:

@@ -17,6 +17,7 @@ Pair = Callable[..., Command]
 """Return the command of a pair's program with these arguments; raises Missing."""
 
 LIBGEARMAN = "libgearman (C)"
+KERNEL_BUFFERS = "libgearman (C), the kernel's buffers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ def _libgearman(*arguments: object) -> Command:
     return Command([_build(), *map(str, arguments)])
 
 
+def _libgearman_on_kernel_buffers(*arguments: object) -> Command:
+    return Command([_build(), *map(str, arguments)], {"KERNEL_BUFFERS": "1"})
+
+
 QUE: Mapping[str, Pair] = {
     "que, uvloop": _compiled(_on_uvloop("que_pair", QUE_WIRE="c")),
     "que, asyncio": _compiled(_on_asyncio("que_pair", QUE_WIRE="c")),
@@ -87,6 +92,7 @@ RIVALS: Mapping[str, Pair] = {
     "gearman3": Module("gearman3_pair", ["gearman"]),
     "gear": Module("gear_pair", ["gear"]),
 }
+BULK_RIVALS: Mapping[str, Pair] = {KERNEL_BUFFERS: _libgearman_on_kernel_buffers, LIBGEARMAN: _libgearman}
 ALL: Mapping[str, Pair] = {**QUE, **PURE, **UNTYPED, **RIVALS}
 
 

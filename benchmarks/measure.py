@@ -5,27 +5,32 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.stage import Command, Missing, Process, Stage
 
 # A round that takes so much longer than it should is stuck.
 PATIENCE_SECONDS = 60.0
+FIRST_COUNT = 8
+
+Play = Callable[[int], float]
+"""Do so many jobs and return the seconds that they took."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything: at least `rounds` rounds, in which each contender is busy for about `seconds`."""
+    """How much of everything: `rounds` rounds, in which each contender is busy for about `seconds`.
+
+    `jobs`: how many make a long run.
+    """
 
     rounds: int
     seconds: float
-    is_quick: bool = False
-
-    def size(self, full: int, quick: int) -> int:
-        return quick if self.is_quick else full
+    jobs: int
 
 
-DEFAULT = Scale(rounds=5, seconds=0.5)
-QUICK = Scale(rounds=1, seconds=0.02, is_quick=True)
+DEFAULT = Scale(rounds=5, seconds=0.5, jobs=100_000)
+QUICK = Scale(rounds=1, seconds=0.02, jobs=1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Lineup:
     """Contenders that stay on stage for all rounds; those that miss something are skipped by name."""
 
     def __init__(self, stage: Stage) -> None:
-        self.players: dict[str, Process] = {}
+        self.clients: dict[str, Process] = {}
+        self.workers: dict[str, Sequence[Process]] = {}
         self.skipped: dict[str, str] = {}
         self._stage = stage
 
@@ -70,39 +76,43 @@ class Lineup:
         note(f"starting {name}")
         try:
             described = contender()
-            for command in described.workers:
-                self._stage.player(command)
-            self.players[name] = self._stage.player(described.client)
+            self.workers[name] = [self._stage.player(command) for command in described.workers]
+            self.clients[name] = self._stage.player(described.client)
         except Missing as why:
             self.skipped[name] = str(why)
 
+    def play(self, scale: Scale, first: int = FIRST_COUNT) -> Rates:
+        """Return jobs a second of each, in as many jobs a round as fill it; `first`: how many begin the warming up."""
+        return Rates(
+            play({name: partial(_ask, client) for name, client in self.clients.items()}, scale, first), self.skipped
+        )
 
-def play(players: Mapping[str, Process], scale: Scale, most: int = 10_000_000) -> dict[str, list[float]]:
-    """Return jobs a second of each player, round by round; each round has as many jobs as fill `scale.seconds`."""
-    counts = {name: _calibrated(player, scale, most) for name, player in players.items()}
+
+def _ask(client: Process, count: int) -> float:
+    return float(client.ask(str(count), PATIENCE_SECONDS))
+
+
+def play(players: Mapping[str, Play], scale: Scale, first: int = FIRST_COUNT) -> dict[str, list[float]]:
+    """Return jobs a second of each player, round by round."""
+    counts = {name: _calibrated(player, scale, first) for name, player in players.items()}
     rates: dict[str, list[float]] = {name: [] for name in players}
     for number in range(scale.rounds):
         for name, player in players.items():
             note(f"round {number + 1} of {scale.rounds}: {name}")
-            rates[name].append(_rate(player, counts[name]))
+            rates[name].append(counts[name] / player(counts[name]))
     note("")
     return rates
 
 
-def _calibrated(player: Process, scale: Scale, most: int) -> int:
+def _calibrated(player: Play, scale: Scale, first: int) -> int:
     """Return how many jobs it does in `scale.seconds`; the first ones warm it up."""
-    count = min(8, most)
+    count = first
     while True:
-        rate = _rate(player, count)
-        wanted = max(1, min(most, int(rate * scale.seconds)))
+        wanted = max(1, int(count / player(count) * scale.seconds))
         # A few jobs say little about many: approach the figure in steps.
         if wanted <= count * 10:
             return wanted
         count *= 10
-
-
-def _rate(player: Process, count: int) -> float:
-    return count / float(player.ask(str(count), PATIENCE_SECONDS))
 
 
 def note(text: str) -> None:

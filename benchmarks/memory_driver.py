@@ -4,7 +4,7 @@ from functools import partial
 
 from benchmarks.answer import Answer
 from benchmarks.contenders import Module
-from benchmarks.measure import Contender, Lineup, Rates, Scale, play
+from benchmarks.measure import Contender, Lineup, Scale
 from benchmarks.report import rates_table
 from benchmarks.stage import Stage
 
@@ -32,6 +32,6 @@ def run(scale: Scale) -> Answer:
             for loop in ("uvloop", "asyncio"):
                 name = f"{described}, {loop}"
                 lineup.add(name, partial(_contender, name, loop, kind))
-        rates = Rates(play(lineup.players, scale), lineup.skipped)
+        rates = lineup.play(scale)
     bases = [f"{described}, asyncio" for described in list(KINDS)[2:]]
     return Answer(rates_table(rates, bases), rates.medians())

@@ -92,6 +92,17 @@ class Process:
         self._stdin.write(f"{question}\n".encode())
         return self.line(seconds)
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the resident memory: what it is now, and the most that it has ever been."""
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+        now, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        return now, most
+
+    def cpu_seconds(self) -> float:
+        """Return the time that all its threads have spent on a core so far."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
     def end(self) -> None:
         """It is gone: by SIGTERM, or by SIGKILL if that does not do."""
         self._popen.terminate()

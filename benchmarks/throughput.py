@@ -4,7 +4,7 @@ from functools import partial
 
 from benchmarks.answer import Answer
 from benchmarks.contenders import ALL, LIBGEARMAN, contender
-from benchmarks.measure import Lineup, Rates, Scale, play
+from benchmarks.measure import Lineup, Scale
 from benchmarks.report import rates_table
 from benchmarks.stage import Stage
 
@@ -19,5 +19,5 @@ def run(scale: Scale, mode: str = "submit") -> Answer:
         lineup = Lineup(stage)
         for name, pair in ALL.items():
             lineup.add(name, partial(contender, name, pair, port, mode, WORKERS))
-        rates = Rates(play(lineup.players, scale), lineup.skipped)
+        rates = lineup.play(scale)
     return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.medians())

@@ -8,6 +8,9 @@ import que
 from benchmarks.pairs.typed import Echo, EchoJob, halves, numbered, submit
 from benchmarks.player import IN_FLIGHT, play_async, run_loop, say
 
+RawJob = que.Job[bytes, bytes]
+NAP_SECONDS = 0.01
+
 
 async def call_from_tasks(job: EchoJob, count: int) -> None:
     """Let IN_FLIGHT tasks call, one job after the other each, as the requests of a web server do."""
@@ -47,14 +50,21 @@ async def send(job: EchoJob, count: int) -> None:
         await sending
 
 
-async def send_alone(job: EchoJob, count: int) -> None:
-    for params in numbered(count):
-        await job.send(params)
-
-
 async def send_all(job: EchoJob, count: int) -> None:
     sent = await job.send_many(numbered(count), in_flight=IN_FLIGHT)
     assert sent.accepted == count, sent.refused
+
+
+held: list[que.Handle[Echo]] = []
+
+
+async def hold(job: EchoJob, count: int) -> None:
+    """Keep the handles of `count` jobs that nobody works, once the server has them."""
+    for half in halves(count):
+        handles = job.submit_many(half)
+        for handle in handles:
+            await handle.accepted()
+        held.extend(handles)
 
 
 MODES: dict[str, Callable[[EchoJob, int], Awaitable[None]]] = {
@@ -62,25 +72,51 @@ MODES: dict[str, Callable[[EchoJob, int], Awaitable[None]]] = {
     "tasks": call_from_tasks,
     "lone": call_alone,
     "map": map_all,
+    "nap": submit,
+    "hold": hold,
     "send": send,
-    "send-lone": send_alone,
     "send_many": send_all,
 }
 
 
+async def upload(job: RawJob, size: int, count: int) -> None:
+    payload = b"x" * size
+    for _ in range(count):
+        assert await job.submit(payload) == b"1"
+
+
+async def download(job: RawJob, size: int, count: int) -> None:
+    for _ in range(count):
+        assert len(await job.submit(b"%d" % size)) == size
+
+
+TRANSFERS: dict[str, Callable[[RawJob, int, int], Awaitable[None]]] = {"upload": upload, "download": download}
+
+
 async def client(port: str, function: str, mode: str) -> None:
     app = que.Que(f"gearman://127.0.0.1:{port}")
-    job = app.add(que.Job(function, Echo, Echo))
+    way, _, size = mode.partition(":")
+    echo = app.add(que.Job(function, Echo, Echo))
+    raw = app.add(que.Job(f"{function}/raw", bytes, bytes, serializer=que.RAW))
     async with app:
-        await play_async(lambda count: MODES[mode](job, count))
+        if size:
+            await play_async(lambda count: TRANSFERS[way](raw, int(size), count))
+        else:
+            await play_async(lambda count: MODES[mode](echo, count))
 
 
-async def worker(port: str, function: str, _: str) -> None:
+async def worker(port: str, function: str, mode: str) -> None:
     app = que.Que(f"gearman://127.0.0.1:{port}")
 
     @app.job(function)
     async def echo(params: Echo) -> Echo:
+        if mode == "nap":
+            await asyncio.sleep(NAP_SECONDS)
         return params
+
+    @app.job(f"{function}/raw", serializer=que.RAW)
+    async def transfer(params: bytes) -> bytes:
+        return b"x" * int(params) if mode.startswith("download") else b"1"
 
     async with app, app.worker(concurrency=IN_FLIGHT):
         say("ready")
