@@ -168,14 +168,19 @@ class Backend:
             raise Overloaded(self._max_unsent)
         if not (background or self._has_results):
             raise UnsupportedFeature(self.address.scheme, "results", "use send(), which waits for none")
+        run_timeout = options.run_timeout
         if options is not NO_OPTIONS:
+            can = self.driver.capabilities
             # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
             options.refuse_unsupported(
                 self.address.scheme,
-                self.driver.capabilities,
+                can,
                 background=background,
-                per_call=options.run_timeout != job.options.run_timeout,
+                per_call=run_timeout != job.options.run_timeout,
             )
+            if not can.run_timeout:
+                # The job's own, which its worker knows and keeps.
+                run_timeout = None
         payload = job.dump_params(params)
         if len(payload) > self._max_payload:
             raise Rejected(
@@ -190,7 +195,7 @@ class Backend:
             options.due(),
             options.unique,
             options.expires,
-            options.run_timeout,
+            run_timeout,
             options.result_ttl,
         )
 

@@ -220,7 +220,7 @@ async def test_a_jobs_own_run_timeout_is_its_workers_and_stands_in_no_calls_way(
         job.submit(2, priority=que.Priority.HIGH)
         with pytest.raises(que.UnsupportedFeature, match="run_timeout per call"):
             job.submit(3, run_timeout=6)
-    assert [envelope.payload for envelope in driver.envelopes] == [b"1", b"2"]
+    assert [(envelope.payload, envelope.run_timeout) for envelope in driver.envelopes] == [(b"1", None), (b"2", None)]
 
 
 @in_loop
