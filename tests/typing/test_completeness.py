@@ -1,18 +1,15 @@
 """The public API is typed to its last symbol; that no type of it is a written Any, test_architecture.py holds."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import que
+from tests.typing.checkers import ROOT, output_of
 
-SOURCE = Path(__file__).parents[2] / "src"
-CHECK_SECONDS = 110
+SOURCE = ROOT / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +25,11 @@ class Verified:
 
 
 def verified(package: str, source: Path) -> Verified:
-    # pyright sees the sources by PYTHONPATH, and what they import beside the interpreter that comes first.
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(source),
-        "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
-    }
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--ignoreexternal", "--verifytypes", package]
-    ended = subprocess.run(
-        command, cwd=source, env=environment, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False
+    # pyright sees the sources by PYTHONPATH: here it follows no editable install.
+    output = output_of(
+        "pyright", "--outputjson", "--ignoreexternal", "--verifytypes", package, cwd=source, PYTHONPATH=str(source)
     )
-    said = json.loads(ended.stdout)["typeCompleteness"]
+    said = json.loads(output)["typeCompleteness"]
     exported = [each for each in said["symbols"] if each["isExported"]]
     return Verified(
         score=said["completenessScore"],

@@ -4,20 +4,17 @@ A mark is `# E: mypy[code] pyright[rule,rule]` at the end of its line; a checker
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.typing.checkers import output_of
+
 CASES = Path(__file__).parent / "cases"
 FILES = sorted(CASES.glob("*.py"))
-CHECK_SECONDS = 110
 
 # Which line of a file is wrong, and in what way: a line that is wrong twice counts once for each code.
 Findings = set[tuple[int, str]]
@@ -36,24 +33,10 @@ def marks(source: str, checker: str) -> Findings:
     return found
 
 
-def _output_of(*command: str) -> str:
-    environment = os.environ | {
-        # pyright looks for packages beside the interpreter that comes first.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
-    }
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False
-    )
-    # 0: nothing wrong, 1: errors found. Anything else means that it did not check.
-    assert ended.returncode in (0, 1), ended.stdout + ended.stderr
-    return ended.stdout
-
-
 @cache
 def mypy() -> dict[str, Findings]:
     """Return what mypy, configured as for the rest of the code, says of each case file."""
-    said = _output_of(sys.executable, "-m", "mypy", "--strict", "--output=json", *map(str, FILES))
+    said = output_of("mypy", "--strict", "--output=json", *map(str, FILES))
     found: dict[str, Findings] = {}
     for line in said.splitlines():
         report = json.loads(line)
@@ -68,7 +51,7 @@ def mypy() -> dict[str, Findings]:
 def pyright() -> dict[str, Findings]:
     """Return what pyright, strict, says of each case file; it needs a project of its own to look at excluded files."""
     project = Path(__file__).with_name("pyrightconfig.json")
-    said = json.loads(_output_of(sys.executable, "-m", "pyright", "--outputjson", "--project", str(project)))
+    said = json.loads(output_of("pyright", "--outputjson", "--project", str(project)))
     assert said["summary"]["filesAnalyzed"] == len(FILES)
     found: dict[str, Findings] = {}
     for report in said["generalDiagnostics"]:
