@@ -3,25 +3,49 @@
 import dataclasses
 import enum
 import sys
-from pathlib import Path
 
 from que.address import Address
 from que.driver import open_driver
-from que.model import Support
+from que.model import Capabilities, Support
+from tests.docs.pages import README
 
-README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- capabilities: python -m tests.docs.capability_table --write -->\n"
 END = "<!-- end of capabilities -->"
 SCHEMES = {"memory": "memory://", "sqlite": "sqlite:///jobs.db", "gearman": "gearman://"}
+MEANINGS = {
+    "lease": "what holds a job for the worker that took it",
+    "lease_seconds": "for how long, unless it is extended",
+    "durable": "a job outlives the engine's process",
+    "attempts": "`context.attempt` counts the runs",
+    "results_pushed": "results come back to the one who submitted",
+    "results_stored": "results can be fetched later, by receipt",
+    "delay": "`send(…, delay=, at=)`",
+    "delayed_results": "`submit(…, delay=, at=)`",
+    "unique": "`unique=`: equal keys are one job",
+    "unique_scope": "for how long they are",
+    "priorities": "`priority=`",
+    "expiry": "`expires=`: a job that nobody took in time ends",
+    "run_timeout": "`run_timeout=` of one call (that of a declaration works everywhere)",
+    "progress": "`context.progress()`, `context.warn()`",
+    "chunks": "`context.send_chunk()`",
+    "cancel_queued": "`cancel()` of a job that waits",
+    "cancel_running": "`cancel()` of a job that runs",
+    "retry": "a worker can put a job back for later",
+    "dead_letters": "failed jobs are kept aside",
+    "headers": "facts travel beside the params",
+    "inspect": "`status()` of a job, depths of the queues",
+    "fifo": "jobs of one name and priority are handed out in the order of their submission",
+    "max_payload": "bytes of params or of a result",
+}
 
 
 def table() -> str:
     """Return the table: a row for each capability, a column for each driver."""
     drivers = [open_driver(Address.parse(url)).capabilities for url in SCHEMES.values()]
-    lines = ["| | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 1) + "|"]
-    for field in dataclasses.fields(drivers[0]):
+    lines = ["| | | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 2) + "|"]
+    for field in dataclasses.fields(Capabilities):
         cells = " | ".join(_shown(field.name, getattr(capabilities, field.name)) for capabilities in drivers)
-        lines.append(f"| {field.name} | {cells} |")
+        lines.append(f"| {field.name} | {MEANINGS[field.name]} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

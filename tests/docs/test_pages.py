@@ -1,4 +1,4 @@
-"""The README tells the truth: its code runs, its table is what the drivers say."""
+"""The pages tell the truth: their programs run, their links lead somewhere, the table is what the drivers say."""
 
 import re
 import subprocess
@@ -8,25 +8,31 @@ from pathlib import Path
 import pytest
 
 from tests.docs import capability_table
+from tests.docs.pages import PAGES, README, ROOT, programs
 from tests.servers import Gearmand
 
-TEXT = capability_table.README.read_text()
-SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
-BLOCKS = [(title, block) for title, body in SECTIONS for block in re.findall(r"```python\n(.*?)```", body, re.DOTALL)]
+PROGRAMS = programs()
+TEXT = README.read_text()
 
 
 def test_the_readme_has_an_example_of_each_face() -> None:
-    assert [title for title, _ in BLOCKS] == ["Async", "Blocking", "Class form", "Worker", "A driver of your own"]
+    assert list(PROGRAMS)[:5] == ["Async", "Blocking", "Class form", "Worker", "A driver of your own"]
 
 
-@pytest.mark.parametrize("block", [block for _, block in BLOCKS], ids=[title for title, _ in BLOCKS])
-def test_an_example_of_the_readme_runs(block: str, gearmand: Gearmand, tmp_path: Path) -> None:
-    program = tmp_path / "example.py"
-    program.write_text(block.replace("127.0.0.1:4730", f"127.0.0.1:{gearmand.port}"))
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_program_of_a_page_runs(program: str, gearmand: Gearmand, tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(program.replace("127.0.0.1:4730", f"127.0.0.1:{gearmand.port}"))
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(program)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
 def test_the_table_of_capabilities_is_what_the_drivers_say() -> None:
