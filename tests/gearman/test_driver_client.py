@@ -9,6 +9,7 @@ import pytest
 from que.drivers.gearman import Receipt
 from que.drivers.gearman.admin import GearmanAdmin
 from que.errors import InvalidName, JobCancelled, NotSent, QueueFull, Rejected
+from que.gearman.packets import PacketType
 from que.model import Completed, Delivery, Envelope, Failed, JobStatus, Priority, QueueDepth, Settled, Verdict
 from tests.gearman.driving import Event, completed, driving, eventually, jobs, run, serving, take, until
 from tests.gearman.raw import (
@@ -372,6 +373,27 @@ def test_a_queued_job_can_be_cancelled_and_never_runs(gearmand: Gearmand, name: 
     run(scenario())
 
 
+@pytest.mark.parametrize("runs", [False, True], ids=["queued", "running"])
+def test_a_handle_that_names_another_job_than_the_unique_cancels_neither(
+    gearmand: Gearmand, name: str, runs: bool
+) -> None:
+    async def scenario() -> None:
+        async with driving(gearmand.url) as (driver, events), driving(gearmand.url) as (other, _):
+            consumer = await other.register([name], 1, _Silent())
+            await driver.submit(jobs(name, 1))
+            running = await take(consumer, 1) if runs else []
+            await driver.submit([Envelope("x", name, b"1")])
+            mine, its = Receipt.parse(await events.receipt("job-0")), Receipt.parse(await events.receipt("x"))
+            # As after the restart of a server with a persistent queue, whose handles start again.
+            canceller = other if runs else driver
+            assert not await canceller.cancel(str(Receipt(mine.server, its.handle, mine.unique)))
+            await consumer.settle(completed(running))
+            async with serving(driver, [name]):
+                assert {kind for kind, *_ in await events.ended("job-0", "x")} == {"completed"}
+
+    run(scenario())
+
+
 def test_a_running_job_is_not_cancelled(gearmand: Gearmand, name: str) -> None:
     async def scenario() -> None:
         async with driving(gearmand.url) as (driver, events):
@@ -479,7 +501,8 @@ def test_the_raw_machine_submits_reduce_jobs_that_the_server_understands(gearman
 
     sink = Sink()
     client: Client[str] = Client(sink)
-    client.submit_reduce("a", function, b"unique-%s" % function, b"reducer", b"da\0ta", watched=True)
+    leading = function, b"unique-%s" % function, b"reducer", b"0"
+    client.submit("a", PacketType.SUBMIT_REDUCE_JOB, leading, b"da\0ta", watched=True)
     with Raw(gearmand.port) as raw, worker(gearmand.port, function) as other:
         raw.send_bytes(bytes(client.take()))
         kind, args = raw.receive()

@@ -116,14 +116,6 @@ def test_a_submit_is_one_packet_of_its_type(client: Client[str], kind: int, lead
     assert sent(client) == request(kind, *leading, b"da\0ta")
 
 
-@pytest.mark.parametrize(("watched", "kind"), [(True, 37), (False, 38)], ids=["foreground", "background"])
-def test_a_reduce_job_has_the_fifth_argument_that_the_server_wants(
-    client: Client[str], watched: bool, kind: int
-) -> None:
-    client.submit_reduce("a", b"f", b"u", b"reducer", b"data", watched)
-    assert sent(client) == request(kind, b"f", b"u", b"reducer", b"0", b"data")
-
-
 def test_questions_are_one_packet_each(client: Client[str]) -> None:
     asked = Asked()
     client.option(b"exceptions", asked)

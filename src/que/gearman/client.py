@@ -124,17 +124,6 @@ class Client(Generic[TokenT]):
         self._out.add(kind, leading, data)
         self._waiting.append((token, watched))
 
-    def submit_reduce(
-        self, token: TokenT, function: bytes, unique: bytes, reducer: bytes, data: bytes, watched: bool
-    ) -> None:
-        """A reduce job waits to leave; gearmand 1.1.20 hands it on and reduces nothing itself.
-
-        The server wants a fifth argument before the data that PROTOCOL does not mention (libgearman fills it with an
-        aggregator's number); without it the packet swallows the next one.
-        """
-        kind = PacketType.SUBMIT_REDUCE_JOB if watched else PacketType.SUBMIT_REDUCE_JOB_BACKGROUND
-        self.submit(token, kind, (function, unique, reducer), b"0\0" + data, watched)
-
     def status(self, handle: bytes, asker: Asker) -> None:
         """Ask what the server knows of a job; job_status() reads the answer."""
         self._ask(PacketType.GET_STATUS, PacketType.STATUS_RES, handle, asker)

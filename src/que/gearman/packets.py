@@ -124,7 +124,8 @@ def _layout(names: str) -> tuple[Argument, ...]:
 
 
 _SUBMIT: Final = _layout("function unique data")
-_REDUCE: Final = _layout("function unique reducer data")
+# PROTOCOL knows no aggregator. gearmand 1.1.20 waits for one: libgearman writes its number, 0 where it has none.
+_REDUCE: Final = _layout("function unique reducer aggregator data")
 _REPORT: Final = _layout("handle data")
 
 LAYOUTS: Final[Mapping[PacketType, tuple[Argument, ...]]] = MappingProxyType(

@@ -42,8 +42,8 @@ PROTOCOL = """
 34 SUBMIT_JOB_LOW_BG function unique data*
 35 SUBMIT_JOB_SCHED function unique minute hour day_of_month month day_of_week data*
 36 SUBMIT_JOB_EPOCH function unique epoch data*
-37 SUBMIT_REDUCE_JOB function unique reducer data*
-38 SUBMIT_REDUCE_JOB_BACKGROUND function unique reducer data*
+37 SUBMIT_REDUCE_JOB function unique reducer aggregator data*
+38 SUBMIT_REDUCE_JOB_BACKGROUND function unique reducer aggregator data*
 39 GRAB_JOB_ALL
 40 JOB_ASSIGN_ALL handle function unique reducer data*
 41 GET_STATUS_UNIQUE unique

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from que.address import Address, Host
 from que.driver import ConsumerSink, EventSink
@@ -12,7 +13,7 @@ from que.drivers.gearman.client import ClientSession, Submitter
 from que.drivers.gearman.connection import Answer
 from que.drivers.gearman.consumer import GearmanConsumer
 from que.drivers.gearman.link import Link, first_answers
-from que.drivers.gearman.mapping import Receipt, function_name
+from que.drivers.gearman.mapping import Receipt, function_name, wire_unique
 from que.drivers.gearman.options import DEFAULT_PORT, Options
 from que.errors import ConfigurationError, ConnectError, InvalidName, NotConnected, NotSent, QueError
 from que.gearman.client import job_status
@@ -135,15 +136,19 @@ class GearmanDriver:
         """Take a job that is still queued away and return True; those that watch it here learn that it was cancelled.
 
         The server forgets the job only when a worker would have taken it; until then its unique is not free again.
-        False for a job that runs, for Gearman cannot stop its worker, and for one that is gone. After the restart of a
-        server with a persistent queue the handles in old receipts name other jobs: do not cancel by them.
+        False for a job that runs, for Gearman cannot stop its worker, for one that is gone, and where the handle can be
+        seen to name another job than the unique. It cannot always: after the restart of a server with a persistent
+        queue the handles of old receipts name other jobs, so do not cancel by them.
         """
         named = Receipt.parse(receipt)
         session = self._session(named)
+        handle = named.handle.encode()
         by_handle, by_unique = await self._ask(session, named)
-        if not (by_handle.known and by_unique.known) or by_handle.running:
+        if not by_handle.known or by_handle.running or by_handle != replace(by_unique, waiting=None):
             return False
-        return await session.cancel(named.handle.encode(), lambda: self._cancel(named))
+        if any(wire_unique(envelope) != named.unique for envelope in session.machine.watchers(handle)):
+            return False
+        return await session.cancel(handle, lambda: self._cancel(named))
 
     async def _cancel(self, named: Receipt) -> bool:
         host = next(link.host for server, link in self._links.items() if server == named.server)
