@@ -13,7 +13,7 @@ import pytest
 import que
 from que import worker as worker_module
 from que.driver import ConsumerSink
-from que.model import Completed, Delivery, Failed, Released, Settled
+from que.model import Capabilities, Completed, Delivery, Failed, Lease, Released, Settled
 from que.worker import Worker
 from tests.unit.fakes import FakeConsumer, FakeDriver, url_of
 from tests.unit.loops import in_loop, ticks, until
@@ -637,6 +637,60 @@ async def test_a_cancelled_job_is_failed_and_its_slot_is_free() -> None:
         consumer.notices.cancelled(held)
         await until(lambda: len(consumer.limits) == 2)
     assert consumer.verdicts == [Failed("cancelled", "JobCancelled", "the job was cancelled")]
+
+
+# Timed leases
+
+
+class LeasingConsumer(FakeConsumer):
+    """Leases deliveries for a time, and fails to renew them the first time."""
+
+    def __init__(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> None:
+        super().__init__(functions, slots, notices)
+        self.extended: list[list[Delivery]] = []
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        self.extended.append(list(deliveries))
+        if len(self.extended) == 1:
+            raise ConnectionError("extend")
+
+
+class LeasingDriver(FakeDriver):
+    def __init__(self) -> None:
+        super().__init__(Capabilities(lease=Lease.TIMED, lease_seconds=0.01))
+        self.leasing: list[LeasingConsumer] = []
+
+    async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> FakeConsumer:
+        consumer = LeasingConsumer(functions, slots, notices)
+        self.consumers.append(consumer)
+        self.leasing.append(consumer)
+        return consumer
+
+
+@in_loop
+async def test_timed_leases_are_renewed_while_jobs_run_and_a_failed_renewal_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = asyncio.Event()
+
+    async def handler(params: int) -> int:
+        await gate.wait()
+        return params
+
+    driver = LeasingDriver()
+    site = Site(handler, driver)
+    held = [delivery(b"1"), delivery(b"2")]
+    async with site.app, site.worker() as worker:
+        consumer = await site.consumer()
+        consumer.feed(held)
+        await until(lambda: len(driver.leasing[0].extended) == 2)
+        stopping = asyncio.create_task(worker.stop(LONG_SECONDS))
+        await until(lambda: len(driver.leasing[0].extended) == 4)
+        gate.set()
+        await stopping
+    assert all(extended == held for extended in driver.leasing[0].extended)
+    assert [message.partition(" at ")[0] for message in messages(caplog)] == ["extend() of 2 leases"]
+    assert consumer.verdicts == [Completed(b"1"), Completed(b"2")]
 
 
 # Threads
