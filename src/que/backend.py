@@ -43,6 +43,9 @@ ResultT = TypeVar("ResultT")
 
 _log = logging.getLogger("que")
 
+# Deadlines of jobs that have ended stay until there are this many more of them than half: sweeping costs little then.
+_DEADLINES_KEPT = 1000
+
 _ERRORS: dict[str, type[JobError]] = {
     "params": ParamsInvalid,
     "result": ResultInvalid,
@@ -388,6 +391,8 @@ class Backend:
 
     def _watch(self, id: str, seconds: float) -> None:
         """Give up watching `id` after `seconds`; all have the same patience, so the oldest is always the next."""
+        if len(self._deadlines) > 2 * len(self._watched) + _DEADLINES_KEPT:
+            self._deadlines = deque(each for each in self._deadlines if each[1] in self._watched)
         self._deadlines.append((self.loop.time() + seconds, id))
         if self._alarm is None:
             self._alarm = self.loop.call_later(seconds, self._give_up)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TypedDict
@@ -27,8 +28,20 @@ class CallOptions(TypedDict, total=False):
     result_ttl: float | None
 
 
-def _is_priority(value: object) -> bool:
-    return value is None or isinstance(value, Priority)
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+# An option, what a value of it that can be meant satisfies, and what to say of another one.
+_CHECKS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("priority", lambda value: isinstance(value, Priority), "que.Priority.LOW, NORMAL or HIGH"),
+    ("delay", _is_seconds, "seconds, 0 or more"),
+    ("at", lambda value: isinstance(value, datetime) and value.utcoffset() is not None, "a datetime with a time zone"),
+    ("unique", lambda value: isinstance(value, str) and value != "", "a key of at least one character"),
+    ("expires", _is_seconds, "seconds, 0 or more"),
+    ("run_timeout", lambda value: _is_seconds(value) and value != 0, "seconds, more than 0"),
+    ("result_ttl", _is_seconds, "seconds, 0 or more"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +57,12 @@ class Options:
     result_ttl: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("delay", "expires", "run_timeout", "result_ttl"):
-            seconds: object = getattr(self, name)
-            is_number = isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
-            if seconds is not None and not is_number:
-                raise ConfigurationError(f"{name}={seconds!r}: expected seconds, 0 or more")
-        if not _is_priority(self.priority):
-            raise ConfigurationError(f"priority={self.priority!r}: expected que.Priority.LOW, NORMAL or HIGH")
-        if self.at is not None and self.at.tzinfo is None:
-            raise ConfigurationError(f"at={self.at.isoformat()}: expected a datetime with a time zone")
+        for name, is_meant, expected in _CHECKS:
+            value: object = getattr(self, name)
+            if value is not None and not is_meant(value):
+                raise ConfigurationError(f"{name}={value!r}: expected {expected}")
         if self.at is not None and self.delay is not None:
             raise ConfigurationError("delay= and at= exclude each other")
-        if self.unique is not None and not self.unique:
-            raise ConfigurationError("unique='': expected a key of at least one character, or None")
 
     def over(self, defaults: "Options") -> "Options":
         """Return these options, with `defaults` where they say nothing."""

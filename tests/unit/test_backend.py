@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -499,6 +500,27 @@ async def test_a_watched_job_that_is_answered_in_time_is_not_given_up() -> None:
         with pytest.raises(que.ResultTimeout):
             await submit(app)
         assert await done == 7
+
+
+@in_loop
+async def test_watching_takes_no_more_memory_the_more_jobs_have_ended() -> None:
+    driver = FakeDriver()
+    driver.answer = lambda events, envelope: events.completed(envelope.id, envelope.payload)
+
+    async def work(app: que.Que[None], count: int) -> None:
+        for number in range(count):
+            assert await submit(app, number) == number
+            driver.batches.clear()
+
+    async with app_with(driver, watch_timeout=3600) as app:
+        await work(app, 2_000)
+        tracemalloc.start()
+        try:
+            await work(app, 5_000)
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert grown < 400_000
 
 
 @pytest.mark.parametrize("same_loop", [True, False], ids=["same loop", "another loop"])

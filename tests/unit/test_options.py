@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given
@@ -26,10 +26,19 @@ ALL = Capabilities(
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
+class NoOffset(tzinfo):
+    """A time zone that does not say where it is: a datetime with it is naive."""
+
+    def utcoffset(self, dt: datetime | None) -> None:
+        return None
+
+    dst = tzname = utcoffset
+
+
 @pytest.mark.parametrize("name", ["delay", "expires", "run_timeout"])
 @pytest.mark.parametrize("value", [-1, -0.001, math.inf, math.nan, "10", timedelta(seconds=1)])
 def test_seconds_that_cannot_be_meant_are_refused(name: str, value: object) -> None:
-    with pytest.raises(ConfigurationError, match=f"{name}=.*expected seconds, 0 or more"):
+    with pytest.raises(ConfigurationError, match=f"{name}=.*expected seconds, "):
         Options(**{name: value})  # type: ignore[arg-type] # a wrong type is the point
 
 
@@ -39,6 +48,10 @@ def test_seconds_that_cannot_be_meant_are_refused(name: str, value: object) -> N
         pytest.param({"priority": 50}, "expected que.Priority", id="a number as a priority"),
         pytest.param({"priority": "high"}, "expected que.Priority", id="a word as a priority"),
         pytest.param({"at": datetime(2030, 1, 1)}, "with a time zone", id="a naive datetime"),  # noqa: DTZ001
+        pytest.param({"at": NOON.replace(tzinfo=NoOffset())}, "with a time zone", id="a time zone without an offset"),
+        pytest.param({"at": "2030-01-01"}, "expected a datetime", id="a text as a datetime"),
+        pytest.param({"run_timeout": 0}, "expected seconds, more than 0", id="no time to run"),
+        pytest.param({"unique": 5}, "expected a key", id="a number as a key"),
         pytest.param({"at": NOON, "delay": 1}, "exclude each other", id="delay and at"),
         pytest.param({"unique": ""}, "at least one character", id="an empty key"),
     ],
@@ -63,7 +76,7 @@ OPTIONS = st.builds(
     priority=st.none() | st.sampled_from(Priority),
     unique=st.none() | st.text(min_size=1),
     expires=st.none() | st.floats(0, 1e6),
-    run_timeout=st.none() | st.floats(0, 1e6),
+    run_timeout=st.none() | st.floats(0.1, 1e6),
 )
 
 
