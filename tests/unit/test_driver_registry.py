@@ -122,7 +122,8 @@ def test_an_unknown_scheme_that_resembles_none_is_refused_with_all_that_are_know
 def test_known_schemes_are_sorted_and_hold_what_was_registered(plug: Callable[[str, str], None]) -> None:
     plug("plugged", "")
     que.register_driver("mine", open_fake)
-    assert known_schemes() == ["gearman", "gearmans", "memory", "mine", "plugged"]
+    assert known_schemes() == sorted(known_schemes())
+    assert {"gearman", "gearmans", "memory", "mine", "plugged"} <= set(known_schemes())
 
 
 def test_an_entry_point_opens_its_driver(plug: Callable[[str, str], None]) -> None:
