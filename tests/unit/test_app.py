@@ -14,6 +14,7 @@ from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop, ticks, until
 
 SECRET = "hunter2"
+NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 - what a program may have by mistake
 
 
 def echo(driver: str | None = None, name: str = "echo") -> que.Job[int, int]:
@@ -515,9 +516,7 @@ async def test_every_backend_is_drained() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        pytest.param(
-            CallOptions(at=datetime(2030, 1, 1)), r"at=datetime.*: expected a datetime with a time zone", id="naive"
-        ),  # noqa: DTZ001 - the point
+        pytest.param(CallOptions(at=NAIVE), r"at=datetime.*: expected a datetime with a time zone", id="naive"),
         pytest.param(CallOptions(at=datetime(2030, 1, 1, tzinfo=UTC), delay=1), "exclude each other", id="both"),
         pytest.param(CallOptions(delay=-1), "delay=-1: expected seconds", id="negative"),
         pytest.param(CallOptions(expires=math.inf), "expires=inf: expected seconds", id="endless"),
