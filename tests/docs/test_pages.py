@@ -22,7 +22,7 @@ def test_the_readme_has_an_example_of_each_face() -> None:
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_program_of_a_page_runs(program: str, gearmand: Gearmand, tmp_path: Path) -> None:
     path = tmp_path / "example.py"
-    path.write_text(program.replace("127.0.0.1:4730", f"127.0.0.1:{gearmand.port}"))
+    path.write_text(program.replace("4730", str(gearmand.port)))
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
