@@ -22,9 +22,9 @@ class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A job as submitted, under an id of ours that no other job has.
 
     `background`: nobody waits for the result. `due`: Unix seconds before which it must not run, or None.
-    `unique`: the user's key for coalescing. `expires`: seconds it may wait in the queue. `run_timeout`: seconds for one
-    run, which only a driver with that capability carries. `result_ttl`: seconds for which the engine keeps the result
-    after the job's end, for whoever asks for it by receipt; None or 0 for not at all.
+    `unique`: the user's key for coalescing. `expires`: seconds it may wait in the queue, counted from when it is due.
+    `run_timeout`: seconds for one run, which only a driver with that capability carries. `result_ttl`: seconds for
+    which the engine keeps the result after the job's end, for whoever asks for it by receipt; None or 0 for not at all.
     """
 
     id: str

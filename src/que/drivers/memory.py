@@ -4,12 +4,13 @@ Params and results are encoded and decoded as on every other engine, so what wor
 """
 
 import asyncio
-import enum
-import heapq
 import itertools
+import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
 
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
@@ -30,7 +31,6 @@ from que.model import (
     Settlement,
     Support,
     UniqueScope,
-    Verdict,
 )
 
 _CAPABILITIES = Capabilities(
@@ -54,48 +54,29 @@ _CAPABILITIES = Capabilities(
 )
 
 
-class _State(enum.Enum):
-    DELAYED = enum.auto()
-    QUEUED = enum.auto()
-    RUNNING = enum.auto()
-    ENDED = enum.auto()
+class _Job(msgspec.Struct, eq=False):
+    """One job, from its submission to its end.
+
+    `number`: its place in the order of submission. `due`: Unix seconds before which it must not run. `expires`: Unix
+    seconds from which it may no longer be taken. `watchers`: the ids that want to know its end, its own and those that
+    coalesced with it. `timer`: rings when a job that waits is due, or has expired. `held`: by whom, while it runs.
+    """
+
+    envelope: Envelope
+    number: int
+    due: float
+    expires: float
+    watchers: list[str] = []
+    timer: asyncio.TimerHandle | None = None
+    held: "tuple[_MemoryConsumer, Delivery] | None" = None
+    attempts: int = 0
+    cancelled: bool = False
+    done: int = 0
+    total: int = 0
 
 
-class _Entry:
-    """One job. `watchers` are the ids that want its end: its own, and those that coalesced with it."""
-
-    __slots__ = ("attempts", "consumer", "delivery", "done", "envelope", "state", "total", "watchers")
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope: Envelope = envelope
-        self.state: _State = _State.QUEUED
-        self.attempts: int = 0
-        self.watchers: tuple[str, ...] = () if envelope.background else (envelope.id,)
-        self.delivery: Delivery | None = None
-        self.consumer: _MemoryConsumer | None = None
-        self.done: int = 0
-        self.total: int = 0
-
-
-class _Queue:
-    """One function's jobs that may run now, in three lanes; an entry that has left its state is passed over."""
-
-    __slots__ = ("_lanes",)
-
-    def __init__(self) -> None:
-        self._lanes = {priority: deque[_Entry]() for priority in sorted(Priority, reverse=True)}
-
-    def add(self, entry: _Entry, *, first: bool = False) -> None:
-        lane = self._lanes[entry.envelope.priority]
-        lane.appendleft(entry) if first else lane.append(entry)
-
-    def pop(self) -> _Entry | None:
-        for lane in self._lanes.values():
-            while lane:
-                entry = lane.popleft()
-                if entry.state is _State.QUEUED:
-                    return entry
-        return None
+# In the order in which they are taken; what is cancelled or expires leaves no trace.
+_Lane = OrderedDict[str, _Job]
 
 
 class MemoryDriver:
@@ -108,16 +89,11 @@ class MemoryDriver:
             raise ConfigurationError(f"{address}: memory:// has no host and no path; its queues belong to one app")
         address.refuse_other_options(())
         self._events: EventSink | None = None
-        self._clear()
-
-    def _clear(self) -> None:
-        self._queues: dict[str, _Queue] = {}
-        self._jobs: dict[str, _Entry] = {}
-        self._uniques: dict[tuple[str, str], _Entry] = {}
+        self._numbers = itertools.count()
+        self._jobs: dict[str, _Job] = {}
+        self._uniques: dict[tuple[str, str], _Job] = {}
+        self._lanes = {priority: defaultdict[str, _Lane](_Lane) for priority in sorted(Priority, reverse=True)}
         self._consumers: list[_MemoryConsumer] = []
-        self._timers: list[tuple[float, int, Callable[[_Entry], None], _Entry]] = []
-        self._count = itertools.count()
-        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -130,16 +106,14 @@ class MemoryDriver:
         self._events = events
 
     async def disconnect(self) -> None:
-        """Forget every job; those still watched are reported lost."""
-        if self._events is None:
-            return
-        for entry in list(self._jobs.values()):
-            self._lose(entry, ConnectionLost("the memory driver was disconnected, and its jobs are gone"))
+        """Forget every job; those who wait for it, and the worker that runs it, are told that it is lost."""
+        for job in list(self._jobs.values()):
+            if job.held is not None:
+                consumer, delivery = job.held
+                consumer.lose(delivery)
+            self._lose(job, ConnectionLost("the memory driver was disconnected, and its jobs are gone"))
         for consumer in list(self._consumers):
             await consumer.close()
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._clear()
         self._events = None
 
     @property
@@ -153,140 +127,143 @@ class MemoryDriver:
         """Queue the batch; the receipt is the job's id, or that of the job it coalesced with."""
         events = self.events
         for envelope in envelopes:
-            entry = None if envelope.unique is None else self._uniques.get((envelope.function, envelope.unique))
-            if entry is None:
-                entry = self._add(envelope)
-            elif not envelope.background:
-                entry.watchers = (*entry.watchers, envelope.id)
-            events.accepted(envelope.id, entry.envelope.id)
+            unique = envelope.unique
+            job = None if unique is None else self._uniques.get((envelope.function, unique))
+            if job is None:
+                job = self._add(envelope)
+            if not envelope.background:
+                job.watchers.append(envelope.id)
+            events.accepted(envelope.id, job.envelope.id)
         self._wake()
 
-    def _add(self, envelope: Envelope) -> _Entry:
-        entry = self._jobs[envelope.id] = _Entry(envelope)
+    def _add(self, envelope: Envelope) -> _Job:
+        due = 0.0 if envelope.due is None else envelope.due
+        expires = math.inf if envelope.expires is None else max(time.time(), due) + envelope.expires
+        job = self._jobs[envelope.id] = _Job(envelope, next(self._numbers), due, expires)
         if envelope.unique is not None:
-            self._uniques[envelope.function, envelope.unique] = entry
-        if envelope.expires is not None:
-            self._call_later(envelope.expires, self._expire, entry)
-        self._place(entry, 0.0 if envelope.due is None else envelope.due - time.time())
-        return entry
+            self._uniques[envelope.function, envelope.unique] = job
+        self._place(job)
+        return job
 
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> "_MemoryConsumer":
-        """Return a consumer of `functions`, which takes from each of them in turn."""
+        """Return a consumer of `functions`; raises NotConnected."""
         consumer = _MemoryConsumer(self, functions, slots, notices)
         self._consumers.append(consumer)
         return consumer
 
     async def cancel(self, receipt: str) -> bool:
         """End a job that waits, or tell the worker of one that runs; False if there is no such job."""
-        entry = self._jobs.get(receipt)
-        if entry is None:
+        job = self._jobs.get(receipt)
+        if job is None:
             return False
-        if entry.state is not _State.RUNNING:
-            self._lose(entry, JobCancelled("the job was cancelled before it ran"))
-        elif entry.consumer is not None and entry.delivery is not None:
-            entry.consumer.notices.cancelled(entry.delivery)
+        if job.held is None:
+            self._lose(job, JobCancelled("the job was cancelled before it ran"))
+        else:
+            job.cancelled = True
+            consumer, delivery = job.held
+            consumer.notices.cancelled(delivery)
         return True
 
     async def status(self, receipt: str) -> JobStatus:
         """Return what is known of a job; one that has ended is not known."""
-        entry = self._jobs.get(receipt)
-        if entry is None:
+        job = self._jobs.get(receipt)
+        if job is None:
             return JobStatus(known=False, running=False)
-        running = entry.state is _State.RUNNING
-        return JobStatus(known=True, running=running, done=entry.done, total=entry.total, waiting=len(entry.watchers))
+        return JobStatus(True, job.held is not None, job.done, job.total, waiting=len(job.watchers))
 
     async def depths(self) -> Sequence[QueueDepth]:
         """Return each function's jobs (delayed ones count as queued) and consumers."""
-        queued: Counter[str] = Counter()
-        running: Counter[str] = Counter()
-        for entry in self._jobs.values():
-            (running if entry.state is _State.RUNNING else queued)[entry.envelope.function] += 1
+        running = Counter(job.envelope.function for job in self._jobs.values() if job.held is not None)
+        queued = Counter(job.envelope.function for job in self._jobs.values() if job.held is None)
         workers = Counter(function for consumer in self._consumers for function in consumer.functions)
         names = sorted({*queued, *running, *workers})
         return [QueueDepth(name, queued[name], running[name], workers[name]) for name in names]
 
-    def _place(self, entry: _Entry, wait_seconds: float, *, first: bool = False) -> None:
-        """Queue `entry`, now or when `wait_seconds` have passed."""
-        if wait_seconds > 0:
-            entry.state = _State.DELAYED
-            self._call_later(wait_seconds, self._ripen, entry)
+    def _place(self, job: _Job, *, first: bool = False) -> None:
+        """Queue `job`, now or when it is due."""
+        now = time.time()
+        if job.due > now:
+            job.timer = self._loop.call_later(job.due - now, self._ripen, job)
             return
-        entry.state = _State.QUEUED
-        queue = self._queues.get(entry.envelope.function)
-        if queue is None:
-            queue = self._queues[entry.envelope.function] = _Queue()
-        queue.add(entry, first=first)
+        envelope = job.envelope
+        lane = self._lanes[envelope.priority][envelope.function]
+        lane[envelope.id] = job
+        if first:
+            lane.move_to_end(envelope.id, last=False)
+        if job.expires < math.inf:
+            job.timer = self._loop.call_later(job.expires - now, self._expire, job)
 
-    def _ripen(self, entry: _Entry) -> None:
-        if entry.state is _State.DELAYED:
-            self._place(entry, 0.0)
-            self._wake()
+    def _ripen(self, job: _Job) -> None:
+        # A loop's timer may ring a little early; then this sets it again.
+        self._place(job)
+        self._wake()
 
-    def _expire(self, entry: _Entry) -> None:
-        if entry.state in (_State.QUEUED, _State.DELAYED) and entry.attempts == 0:
-            self._lose(entry, JobExpired(f"nobody took the job within {entry.envelope.expires:g} s"))
+    def _expire(self, job: _Job) -> None:
+        self._lose(job, JobExpired(f"nobody took the job within {job.envelope.expires:g} s"))
 
-    def _lose(self, entry: _Entry, error: JobError) -> None:
-        for id in self.end(entry):
+    def _lose(self, job: _Job, error: JobError) -> None:
+        """End `job`, which nobody holds, without a result."""
+        envelope = job.envelope
+        self._lanes[envelope.priority][envelope.function].pop(envelope.id, None)
+        for id in self.end(job):
             self.events.lost(id, error)
 
-    def end(self, entry: _Entry) -> Iterable[str]:
-        """Forget `entry` and return the ids that want to know."""
-        envelope = entry.envelope
-        entry.state = _State.ENDED
+    def end(self, job: _Job) -> Iterable[str]:
+        """Forget `job`, which waits in no lane, and return the ids that want to know."""
+        envelope = job.envelope
         del self._jobs[envelope.id]
         if envelope.unique is not None:
             del self._uniques[envelope.function, envelope.unique]
-        return entry.watchers
-
-    def _call_later(self, seconds: float, act: Callable[[_Entry], None], entry: _Entry) -> None:
-        """Let `act(entry)` run after `seconds`; one loop timer serves all."""
-        when = self._loop.time() + seconds
-        heapq.heappush(self._timers, (when, next(self._count), act, entry))
-        if self._timers[0][0] == when:
-            self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(self._timers[0][0], self._ring) if self._timers else None
-
-    def _ring(self) -> None:
-        now = self._loop.time()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, act, entry = heapq.heappop(self._timers)
-            act(entry)
-        self._set_alarm()
+        if job.timer is not None:
+            job.timer.cancel()
+        return job.watchers
 
     def _wake(self) -> None:
         for consumer in self._consumers:
             consumer.wake()
 
-    def take(self, functions: "deque[str]", limit: int) -> list[_Entry]:
-        """Return at most `limit` entries, one function after the other in turn; `functions` is left rotated."""
-        taken: list[_Entry] = []
-        dry = 0
-        while len(taken) < limit and dry < len(functions):
-            queue = self._queues.get(functions[0])
-            entry = None if queue is None else queue.pop()
-            functions.rotate(-1)
-            if entry is None:
-                dry += 1
-            else:
+    def take(self, functions: "deque[str]", limit: int) -> list[_Job]:
+        """Return at most `limit` jobs, the highest priority first, and among equals one function after the other.
+
+        `functions` is left rotated, so that the next call goes on where this one ended.
+        """
+        taken: list[_Job] = []
+        now = time.time()
+        for lanes in self._lanes.values():
+            dry = 0
+            while len(taken) < limit and dry < len(functions):
+                lane = lanes.get(functions[0])
+                functions.rotate(-1)
+                if not lane:
+                    dry += 1
+                    continue
                 dry = 0
-                taken.append(entry)
+                _, job = lane.popitem(last=False)
+                if job.expires <= now:
+                    self._expire(job)
+                    continue
+                taken.append(job)
         return taken
 
-    def redeliver(self, entry: _Entry, after: float) -> None:
-        """Queue `entry` again, not before `after` seconds."""
-        self._place(entry, after)
-        self._wake()
+    def redeliver(self, job: _Job, after: float) -> None:
+        """Queue `job` again, not before `after` seconds; it was taken in time, so it expires no more."""
+        job.due = time.time() + after
+        job.expires = math.inf
+        self._requeue(job)
 
-    def release(self, entry: _Entry) -> None:
-        """Put `entry` back in front, as if it had not been taken."""
-        entry.attempts -= 1
-        self._place(entry, 0.0, first=True)
-        self._wake()
+    def give_back(self, jobs: Iterable[_Job]) -> None:
+        """Put `jobs` back in front, in their old order, as if they had not been taken."""
+        for job in sorted(jobs, key=lambda job: job.number, reverse=True):
+            job.attempts -= 1
+            self._requeue(job, first=True)
+
+    def _requeue(self, job: _Job, *, first: bool = False) -> None:
+        job.held = None
+        if job.cancelled:
+            self._lose(job, JobCancelled("the job was cancelled while it ran"))
+        else:
+            self._place(job, first=first)
+            self._wake()
 
     def forget(self, consumer: "_MemoryConsumer") -> None:
         """Wake `consumer` no more."""
@@ -295,13 +272,15 @@ class MemoryDriver:
 
 
 class _MemoryConsumer:
-    """One worker's claim on some functions."""
+    """One worker's claim on some functions; what it holds takes up its slots."""
 
     def __init__(self, driver: MemoryDriver, functions: Collection[str], slots: int, notices: ConsumerSink) -> None:
         self.functions: deque[str] = deque(functions)
         self.notices = notices
         self._driver = driver
-        self._free = slots
+        self._events = driver.events
+        self._slots = slots
+        self._held: dict[Delivery, _Job] = {}
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -313,72 +292,72 @@ class _MemoryConsumer:
     async def reserve(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one job; there is no await between taking and returning, so none can be lost."""
         while not self._closed:
-            entries = self._driver.take(self.functions, min(limit, self._free))
-            if entries:
-                self._free -= len(entries)
-                return [self._deliver(entry) for entry in entries]
+            jobs = self._driver.take(self.functions, min(limit, self._slots - len(self._held)))
+            if jobs:
+                return [self._deliver(job) for job in jobs]
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return ()
 
-    def _deliver(self, entry: _Entry) -> Delivery:
-        envelope = entry.envelope
-        entry.state = _State.RUNNING
-        entry.attempts += 1
-        entry.consumer = self
-        entry.delivery = Delivery(
-            envelope.function, envelope.payload, envelope.id, entry.attempts, envelope.run_timeout, entry
-        )
-        return entry.delivery
+    def _deliver(self, job: _Job) -> Delivery:
+        envelope = job.envelope
+        job.attempts += 1
+        delivery = Delivery(envelope.function, envelope.payload, envelope.id, job.attempts, envelope.run_timeout)
+        job.held = (self, delivery)
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        self._held[delivery] = job
+        return delivery
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        """End, release or queue again each job that is still held by its delivery; else it is LOST."""
-        self._free += len(settlements)
-        settled = [self._settle(delivery, verdict) for delivery, verdict in settlements]
+        """End, queue again or give back each job; one that is no longer held is LOST."""
+        given_back: list[_Job] = []
+        settled: list[Settled] = []
+        for delivery, verdict in settlements:
+            job = self._held.pop(delivery, None)
+            if job is None:
+                settled.append(Settled.LOST)
+                continue
+            settled.append(Settled.CONFIRMED)
+            match verdict:
+                case Completed():
+                    for id in self._driver.end(job):
+                        self._events.completed(id, verdict.payload)
+                case Failed():
+                    for id in self._driver.end(job):
+                        self._events.failed(id, verdict)
+                case Redeliver():
+                    self._driver.redeliver(job, verdict.after)
+                case Released():
+                    given_back.append(job)
+        self._driver.give_back(given_back)
         self.wake()
         return settled
 
-    def _settle(self, delivery: Delivery, verdict: Verdict) -> Settled:
-        entry = self._held(delivery)
-        if entry is None:
-            return Settled.LOST
-        match verdict:
-            case Completed(payload):
-                for id in self._driver.end(entry):
-                    self._driver.events.completed(id, payload)
-            case Failed():
-                for id in self._driver.end(entry):
-                    self._driver.events.failed(id, verdict)
-            case Redeliver(after):
-                self._driver.redeliver(entry, after)
-            case Released():
-                self._driver.release(entry)
-        return Settled.CONFIRMED
-
-    def _held(self, delivery: Delivery) -> _Entry | None:
-        entry = delivery.lease
-        if isinstance(entry, _Entry) and entry.state is _State.RUNNING and entry.delivery is delivery:
-            return entry
-        return None
+    def lose(self, delivery: Delivery) -> None:
+        """Let go of a job that the worker runs, and tell it."""
+        del self._held[delivery]
+        self.notices.lost(delivery)
 
     def progress(self, delivery: Delivery, done: int, total: int) -> None:
         """Tell those who wait how far the job is."""
-        if (entry := self._held(delivery)) is not None:
-            entry.done, entry.total = done, total
-            for id in entry.watchers:
-                self._driver.events.progress(id, done, total)
+        if (job := self._held.get(delivery)) is not None:
+            job.done, job.total = done, total
+            for id in job.watchers:
+                self._events.progress(id, done, total)
 
     def chunk(self, delivery: Delivery, data: bytes) -> None:
         """Give those who wait a part of the result."""
-        if (entry := self._held(delivery)) is not None:
-            for id in entry.watchers:
-                self._driver.events.chunk(id, data)
+        if (job := self._held.get(delivery)) is not None:
+            for id in job.watchers:
+                self._events.chunk(id, data)
 
     def warned(self, delivery: Delivery, text: str) -> None:
         """Warn those who wait."""
-        if (entry := self._held(delivery)) is not None:
-            for id in entry.watchers:
-                self._driver.events.warned(id, text)
+        if (job := self._held.get(delivery)) is not None:
+            for id in job.watchers:
+                self._events.warned(id, text)
 
     async def close(self) -> None:
         """Take no more; a waiting reserve() returns ()."""
