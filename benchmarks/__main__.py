@@ -17,8 +17,9 @@ from benchmarks.stage import Missing, program
 
 QUESTIONS = (
     "throughput", "one_at_a_time", "sending", "streams", "payloads", "footprint", "blocking_face", "memory_driver",
+    "sqlite_driver",
 )  # fmt: skip
-PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq")
+PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq", "huey")
 
 
 class Question(Protocol):

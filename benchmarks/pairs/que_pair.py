@@ -1,4 +1,4 @@
-"""que itself, as a user writes it: `que_pair LOOP worker|client PORT FUNCTION MODE`."""
+"""que itself, as a user writes it: `que_pair LOOP worker|client PORT|URL FUNCTION MODE`."""
 
 import asyncio
 import sys
@@ -93,8 +93,13 @@ async def download(job: RawJob, size: int, count: int) -> None:
 TRANSFERS: dict[str, Callable[[RawJob, int, int], Awaitable[None]]] = {"upload": upload, "download": download}
 
 
-async def client(port: str, function: str, mode: str) -> None:
-    app = que.Que(f"gearman://127.0.0.1:{port}")
+def app_on(server: str) -> que.Que[None]:
+    """Return an app on that URL, or on the gearmand at that port."""
+    return que.Que(server if "://" in server else f"gearman://127.0.0.1:{server}")
+
+
+async def client(server: str, function: str, mode: str) -> None:
+    app = app_on(server)
     way, _, size = mode.partition(":")
     echo = app.add(que.Job(function, Echo, Echo))
     raw = app.add(que.Job(f"{function}/raw", bytes, bytes, serializer=que.RAW))
@@ -105,8 +110,8 @@ async def client(port: str, function: str, mode: str) -> None:
             await play_async(lambda count: MODES[mode](echo, count))
 
 
-async def worker(port: str, function: str, mode: str) -> None:
-    app = que.Que(f"gearman://127.0.0.1:{port}")
+async def worker(server: str, function: str, mode: str) -> None:
+    app = app_on(server)
 
     @app.job(function)
     async def echo(params: Echo) -> Echo:
