@@ -21,7 +21,7 @@ class OptionalBuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         try:
             build_ext.build_extension(self, ext)  # pyright: ignore[reportUnknownMemberType]  # untyped there
-        except Exception as error:
+        except Exception as error:  # whatever a compiler does wrong is no reason to have no que
             if not ext.optional:
                 raise
             _fall_back(error)
@@ -29,8 +29,9 @@ class OptionalBuildExt(build_ext):
 
 def _fall_back(error: Exception) -> None:
     warnings.warn(
-        f"que is installed without its compiled codec, at a third of the speed: {error}. "
-        "Install a C compiler and Python's headers; QUE_EXTENSION=0 silences this, QUE_EXTENSION=1 makes it an error.",
+        "que is built without its compiled Gearman codec; the pure one packs and parses 2 to 5 times slower. "
+        "Install a C compiler and Python's headers; QUE_EXTENSION=0 silences this, QUE_EXTENSION=1 makes it an error. "
+        f"What failed: {error}",
         stacklevel=1,
     )
 
@@ -58,7 +59,7 @@ def _chosen_extensions() -> list[Extension]:
         return _extensions()
     try:
         return _extensions()
-    except Exception as error:
+    except Exception as error:  # Cython is missing, or fails: likewise
         _fall_back(error)
         return []
 

@@ -191,15 +191,43 @@ def test_without_the_extension_the_wheel_is_pure_and_works(tmp_path: Path) -> No
     assert probe(install(wheel, tmp_path / "environment"))[0] == "py"
 
 
-def test_a_build_that_insists_on_the_extension_fails_with_the_compiler(tmp_path: Path) -> None:
-    built = build(tmp_path, "--wheel", QUE_EXTENSION="1", CC="false")
+# Each makes the extension impossible in its own way; a directory of that name is on the path of the build.
+OBSTACLES = {
+    "no compiler": ({"CC": "false"}, "'false'"),
+    "no Cython": ({"PYTHONPATH": "{blocked}"}, "Cython is not here"),
+}
+with_an_obstacle = pytest.mark.parametrize(("environment", "reason"), OBSTACLES.values(), ids=OBSTACLES)
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """A directory that hides Cython from whoever has it on its path."""
+    package = tmp_path / "blocked" / "Cython"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('Cython is not here')\n")
+    return package.parent
+
+
+@with_an_obstacle
+def test_a_build_that_insists_on_the_extension_fails_and_says_why(
+    environment: dict[str, str], reason: str, blocked: Path, tmp_path: Path
+) -> None:
+    variables = {name: value.format(blocked=blocked) for name, value in environment.items()}
+    built = build(tmp_path, "--wheel", QUE_EXTENSION="1", **variables)
     assert built.returncode != 0
+    assert reason in built.stdout
     assert not list(tmp_path.glob("*.whl"))
 
 
-def test_a_build_that_does_not_insist_falls_back_with_a_warning(tmp_path: Path) -> None:
-    built = build(tmp_path, "--wheel", CC="false")
+@with_an_obstacle
+def test_a_build_that_does_not_insist_falls_back_with_a_warning_that_says_why(
+    environment: dict[str, str], reason: str, blocked: Path, tmp_path: Path
+) -> None:
+    variables = {name: value.format(blocked=blocked) for name, value in environment.items()}
+    built = build(tmp_path, "--wheel", **variables)
     assert built.returncode == 0, built.stdout
-    assert "QUE_EXTENSION=1" in built.stdout, "the warning says how to insist"
+    warning = built.stdout[built.stdout.index("que is built without its compiled Gearman codec") :]
+    assert "QUE_EXTENSION=1" in warning, "the warning says how to insist"
+    assert reason in warning
     (wheel,) = tmp_path.glob("*.whl")
     assert probe(install(wheel, tmp_path / "environment"))[0] == "py"

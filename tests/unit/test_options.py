@@ -47,7 +47,7 @@ def test_seconds_that_cannot_be_meant_are_refused(name: str, value: object) -> N
     [
         pytest.param({"priority": 50}, "expected que.Priority", id="a number as a priority"),
         pytest.param({"priority": "high"}, "expected que.Priority", id="a word as a priority"),
-        pytest.param({"at": datetime(2030, 1, 1)}, "with a time zone", id="a naive datetime"),  # noqa: DTZ001
+        pytest.param({"at": datetime(2030, 1, 1)}, "with a time zone", id="a naive datetime"),  # noqa: DTZ001 - it is the point
         pytest.param({"at": NOON.replace(tzinfo=NoOffset())}, "with a time zone", id="a time zone without an offset"),
         pytest.param({"at": "2030-01-01"}, "expected a datetime", id="a text as a datetime"),
         pytest.param({"run_timeout": 0}, "expected seconds, more than 0", id="no time to run"),

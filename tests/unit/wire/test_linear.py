@@ -6,6 +6,8 @@ from que.gearman import _wire_py
 from que.gearman.packets import Magic, PacketType
 from tests.unit.wire.twins import Twin, head
 
+_Buffer = _wire_py._Buffer  # pyright: ignore[reportPrivateUsage] - its moves are counted
+
 
 class Counts:
     """How often the parser looked into its buffer, and at how many bytes."""
@@ -14,7 +16,7 @@ class Counts:
         self.looks = 0
         self.seen_bytes = 0
         self.moved_bytes = 0
-        parse, keep = _wire_py._parse, _wire_py._Buffer.keep  # pyright: ignore[reportPrivateUsage]
+        parse, keep = _wire_py._parse, _Buffer.keep  # pyright: ignore[reportPrivateUsage] - what is counted
 
         def counted(
             view: memoryview, end: int, magic: bytes, max_payload: int, packets: list[tuple[int, tuple[bytes, ...]]]
@@ -23,12 +25,12 @@ class Counts:
             self.seen_bytes += end
             return parse(view, end, magic, max_payload, packets)
 
-        def kept(buffer: _wire_py._Buffer, consumed: int, needed: int) -> None:  # pyright: ignore[reportPrivateUsage]
+        def kept(buffer: _Buffer, consumed: int, needed: int) -> None:
             self.moved_bytes += buffer.filled - consumed
             keep(buffer, consumed, needed)
 
         monkeypatch.setattr(_wire_py, "_parse", counted)
-        monkeypatch.setattr(_wire_py._Buffer, "keep", kept)  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(_Buffer, "keep", kept)
 
 
 @pytest.mark.parametrize("data_bytes", [100, 20_000, 300_000], ids=str)

@@ -41,7 +41,7 @@ class Session:
     def __init__(self, options: SqliteOptions, events: EventSink) -> None:
         self.events = events
         self.watched: set[str] = set()
-        self.database = Database[Turn](options.path, options.settings, self)
+        self.database: Database[Turn] = Database(options.path, options.settings, self)
         self._options = options
         self._peer = os.urandom(6).hex()
         self._loop = asyncio.get_running_loop()

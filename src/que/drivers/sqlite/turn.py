@@ -40,14 +40,14 @@ class Turn:
     __slots__ = ("buried", "connection", "letters", "mail", "next_at", "now", "peer", "wake")
 
     def __init__(self, connection: sqlite3.Connection, peer: str) -> None:
-        self.connection = connection
-        self.peer = peer
-        self.now = time.time()
+        self.connection: sqlite3.Connection = connection
+        self.peer: str = peer
+        self.now: float = time.time()
         self.letters: list[Letter] = []
         self.mail: list[tuple[str, Letter]] = []
         self.wake: set[str] = set()
         self.next_at: float | None = None
-        self.buried = False
+        self.buried: bool = False
 
     def tell(self, peer: str | None, letter: Letter) -> None:
         """Let `peer` know, once this transaction is durable."""
