@@ -7,6 +7,9 @@ from hypothesis import settings
 
 from tests.servers import CI, Gearmand, StartGearmand, gearmands
 
+# Also where que is not installed, but only on the path.
+pytest_plugins = ["pytest_que"]
+
 # Reasons for which a test may be left out even where CI=true; each is a prefix.
 EXPECTED_SKIPS = ("needs Python",)
 

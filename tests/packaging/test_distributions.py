@@ -123,7 +123,7 @@ def test_the_wheel_holds_the_compiled_codec_and_not_what_it_was_made_of(wheel: P
 
 def test_the_wheel_installs_nothing_but_que(wheel: Path) -> None:
     tops = {PurePosixPath(name).parts[0] for name in names_in(wheel)}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"que"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"que", "pytest_que.py"}
     assert {PurePosixPath(name).suffix for name in names_in(wheel) if name.startswith("que/")} <= {
         ".py",
         ".so",
@@ -143,6 +143,7 @@ def test_the_wheel_declares_what_pyproject_does(wheel: Path) -> None:
     assert metadata["License-Expression"] == "MIT"
     assert metadata.get_payload(), "the README is the long description"
     assert "que = que.cli:main" in entry_points
+    assert "pytest_que = pytest_que" in entry_points
 
 
 def install(wheel: Path, directory: Path) -> Path:

@@ -47,6 +47,8 @@ PLACED = {f"que.{name}": floor for floor, names in FLOORS.items() for name in na
 
 # Rooms that are placed as a whole, because nothing below may look into them.
 TOP_ROOMS = {"que.cli": 7, "que.testing": 7}
+# Modules that are part of such a room, and stand outside of it because of who looks for them.
+DOORS = {"que.__main__": "que.cli", "pytest_que": "que.testing"}
 
 FORBIDDEN_NAMES = {"utils", "util", "base", "manager", "helpers", "common", "misc"}
 NO_IO = {"socket", "asyncio", "time", "ssl", "threading", "select", "selectors"}
@@ -66,8 +68,8 @@ PYTHON_MODULES = {name: path for name, path in MODULES.items() if path.suffix ==
 
 
 def room_of(module: str) -> str | None:
-    if module == "que.__main__":
-        return "que.cli"
+    if module in DOORS:
+        return DOORS[module]
     return next((room for room in TOP_ROOMS if module == room or module.startswith(f"{room}.")), None)
 
 
