@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,21 +36,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=DEFAULT.rounds, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=DEFAULT.seconds, help="of each contender and round")
     parser.add_argument("--jobs", type=int, default=DEFAULT.jobs, help="of a long run; default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the medians here, for `python -m benchmarks.chart`")
+    parser.add_argument("--json", type=Path, help="write all figures here, for `python -m benchmarks.chart`")
     options = parser.parse_args()
     if unknown := set(options.questions) - set(QUESTIONS):
         parser.error(f"no such question: {', '.join(sorted(unknown))}")
     scale = QUICK if options.quick else Scale(options.rounds, options.seconds, options.jobs)
     print(machine(), flush=True)
-    figures: dict[str, dict[str, float]] = {}
+    rounds: dict[str, Mapping[str, Sequence[float]]] = {}
     for name in options.questions or QUESTIONS:
         question = cast(Question, import_module(f"benchmarks.{name}"))
         begun = time.monotonic()
         answer = question.run(scale)
         print(f"\n## {question.TITLE}\n\n{answer.text}\n\n({time.monotonic() - begun:.0f} s)", flush=True)
-        figures[name] = dict(answer.figures)
+        rounds[name] = answer.rounds
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        options.json.write_text(json.dumps(rounds, indent=1))
 
 
 def machine() -> str:

@@ -1,12 +1,12 @@
 """What a question gives back: text for people, figures for the chart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`text` is Markdown; `figures` are medians by contender, in whatever unit the question has."""
+    """`text` is Markdown; `rounds` has each contender's figure in each round, in whatever unit the question has."""
 
     text: str
-    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    rounds: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])

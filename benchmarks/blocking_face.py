@@ -30,7 +30,7 @@ def run(scale: Scale) -> Answer:
             lineup.add(name, partial(_contender, name, kind, threads))
         rates = lineup.play(scale)
     rows = [_row(rates, name, base) for name, (_, _, base) in CONTENDERS.items()]
-    return Answer(table(["memory://", "x", "of", "jobs/s, median", "slowest", "fastest"], rows), rates.medians())
+    return Answer(table(["memory://", "x", "of", "jobs/s, median", "slowest", "fastest"], rows), rates.of)
 
 
 def _contender(name: str, kind: str, threads: int) -> Contender:

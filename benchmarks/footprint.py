@@ -19,9 +19,9 @@ IDLE_SECONDS_A_ROUND = 2.0
 _IMPORT = """
 import sys, time
 import asyncio, msgspec
-modules, begun = len(sys.modules), time.perf_counter()
+modules, begun = len(sys.modules), time.process_time()
 import que
-print((time.perf_counter() - begun) * 1e3, len(sys.modules) - modules)
+print((time.process_time() - begun) * 1e3, len(sys.modules) - modules)
 """
 
 
@@ -43,7 +43,7 @@ def run(scale: Scale) -> Answer:
             rows.append([f"% of a core, a worker with {IN_FLIGHT:,} idle slots: {name}", worker * 100])
             rows.append([f"% of a core, an idle client: {name}", client * 100])
     milliseconds, modules = _import(scale.rounds * 4)
-    rows.append(["ms for `import que` beyond asyncio and msgspec", milliseconds])
+    rows.append(["CPU ms for `import que` beyond asyncio and msgspec", milliseconds])
     rows.append(["modules of `import que` beyond asyncio and msgspec", modules])
     return Answer(table(["", "figure"], rows))
 
@@ -74,7 +74,7 @@ def _idle_shares(stage: Stage, name: str, scale: Scale) -> Sequence[float]:
 
 
 def _import(runs: int) -> tuple[float, float]:
-    """Return the median of the milliseconds that the import takes, and the number of modules."""
+    """Return the median of the CPU milliseconds that the import takes, and the number of modules."""
     figures: list[list[float]] = []
     for _ in range(runs):
         command = [sys.executable, "-c", _IMPORT]

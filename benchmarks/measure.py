@@ -4,7 +4,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.stage import Command, Missing, Process, Stage
@@ -44,16 +44,17 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """A figure per round for each contender, and who could not take part."""
+    """A figure per round for each contender, and who could not take part.
+
+    `costs`: microseconds on a core for a job, of the client and, where there are any, of all workers.
+    """
 
     of: Mapping[str, Sequence[float]]
     skipped: Mapping[str, str]
+    costs: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
 
     def median(self, name: str) -> float:
         return statistics.median(self.of[name])
-
-    def medians(self) -> dict[str, float]:
-        return {name: self.median(name) for name in self.of}
 
     def ratio(self, name: str, base: str) -> float:
         """The median of the ratios within a round: a machine that slows down slows both. NaN without the base."""
@@ -70,6 +71,8 @@ class Lineup:
         self.workers: dict[str, Sequence[Process]] = {}
         self.skipped: dict[str, str] = {}
         self._stage = stage
+        self._began: dict[str, list[float]] = {}
+        self._jobs: dict[str, int] = {}
 
     def add(self, name: str, contender: Callable[[], Contender]) -> None:
         """Start what `contender` describes; calling it raises Missing if it cannot be."""
@@ -78,18 +81,27 @@ class Lineup:
             described = contender()
             self.workers[name] = [self._stage.player(command) for command in described.workers]
             self.clients[name] = self._stage.player(described.client)
+            self._began[name] = self._cpu_seconds(name)
+            self._jobs[name] = 0
         except Missing as why:
             self.skipped[name] = str(why)
 
     def play(self, scale: Scale, first: int = FIRST_COUNT) -> Rates:
         """Return jobs a second of each, in as many jobs a round as fill it; `first`: how many begin the warming up."""
-        return Rates(
-            play({name: partial(_ask, client) for name, client in self.clients.items()}, scale, first), self.skipped
-        )
+        rates = play({name: partial(self._turn, name) for name in self.clients}, scale, first)
+        return Rates(rates, self.skipped, {name: self._costs(name) for name in self.clients})
 
+    def _turn(self, name: str, count: int) -> float:
+        self._jobs[name] += count
+        return float(self.clients[name].ask(str(count), PATIENCE_SECONDS))
 
-def _ask(client: Process, count: int) -> float:
-    return float(client.ask(str(count), PATIENCE_SECONDS))
+    def _cpu_seconds(self, name: str) -> list[float]:
+        workers = [worker.cpu_seconds() for worker in self.workers[name]]
+        return [self.clients[name].cpu_seconds(), *([sum(workers)] if workers else [])]
+
+    def _costs(self, name: str) -> list[float]:
+        spent = zip(self._cpu_seconds(name), self._began[name], strict=True)
+        return [(now - began) / self._jobs[name] * 1e6 for now, began in spent]
 
 
 def play(players: Mapping[str, Play], scale: Scale, first: int = FIRST_COUNT) -> dict[str, list[float]]:

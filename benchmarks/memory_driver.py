@@ -34,4 +34,4 @@ def run(scale: Scale) -> Answer:
                 lineup.add(name, partial(_contender, name, loop, kind))
         rates = lineup.play(scale)
     bases = [f"{described}, asyncio" for described in list(KINDS)[2:]]
-    return Answer(rates_table(rates, bases), rates.medians())
+    return Answer(rates_table(rates, bases), rates.of)

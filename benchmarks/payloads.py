@@ -18,7 +18,7 @@ def run(scale: Scale) -> Answer:
     """One worker, one job at a time, its params or its result being large; peaks are over the whole run."""
     rows: list[list[Cell]] = []
     skipped: dict[str, str] = {}
-    figures: dict[str, float] = {}
+    rounds: dict[str, list[float]] = {}
     for size in SIZES:
         for way, what in WAYS.items():
             with Stage() as stage:
@@ -29,11 +29,11 @@ def run(scale: Scale) -> Answer:
                 for name, pair in processes.items():
                     peaks = [_growth(process, began[process]) / size for process in pair]
                     row = f"{size // MIB} MiB of {what}: {name}"
-                    figures[row] = rates.median(name) * size / MIB
-                    rows.append([row, rates.ratio(name, KERNEL_BUFFERS), figures[row], *peaks])
+                    rounds[row] = [rate * size / MIB for rate in rates.of[name]]
+                    rows.append([row, rates.ratio(name, KERNEL_BUFFERS), rates.median(name) * size / MIB, *peaks])
                 skipped |= rates.skipped
     head = ["", f"x {KERNEL_BUFFERS}", "MiB/s, median", "client's peak / payload", "worker's peak / payload"]
-    return Answer("\n".join([table(head, rows), *skipped_lines(skipped)]), figures)
+    return Answer("\n".join([table(head, rows), *skipped_lines(skipped)]), rounds)
 
 
 def _lineup(stage: Stage, way: str, size: int) -> Lineup:

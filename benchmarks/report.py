@@ -29,13 +29,15 @@ def figure(cell: Cell) -> str:
     return f"{cell:#.3g}".rstrip(".")
 
 
-def rates_table(rates: Rates, bases: Sequence[str], unit: str = "jobs/s") -> str:
-    """Return one row a contender: its ratio to each base, its median, and the slowest and fastest round."""
-    head = ["contender", *(f"x {base}" for base in bases), f"{unit}, median", "slowest", "fastest"]
-    rows: list[list[Cell]] = [
-        [name, *(rates.ratio(name, base) for base in bases), rates.median(name), min(figures), max(figures)]
-        for name, figures in rates.of.items()
-    ]
+def rates_table(rates: Rates, bases: Sequence[str]) -> str:
+    """Return one row a contender: its ratio to each base, its median, what a job costs, slowest and fastest round."""
+    roles = ("client", "workers")[: max(map(len, rates.costs.values()), default=0)]
+    costs = [f"µs of CPU a job, {role}" for role in roles]
+    head = ["contender", *(f"x {base}" for base in bases), "jobs/s, median", *costs, "slowest", "fastest"]
+    rows: list[list[Cell]] = []
+    for name, figures in rates.of.items():
+        ratios = [rates.ratio(name, base) for base in bases]
+        rows.append([name, *ratios, rates.median(name), *rates.costs.get(name, ()), min(figures), max(figures)])
     return "\n".join([table(head, rows), *skipped_lines(rates.skipped)])
 
 

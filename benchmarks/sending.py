@@ -24,7 +24,7 @@ def run(scale: Scale) -> Answer:
         except Missing as why:
             skipped[name] = str(why)
     rates = Rates(play(players, scale, FIRST_COUNT), skipped)
-    return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.medians())
+    return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.of)
 
 
 def turn(pair: Pair, mode: str, count: int) -> float:

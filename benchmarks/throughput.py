@@ -3,7 +3,7 @@
 from functools import partial
 
 from benchmarks.answer import Answer
-from benchmarks.contenders import ALL, LIBGEARMAN, contender
+from benchmarks.contenders import ALL, LIBGEARMAN, QUE, contender
 from benchmarks.measure import Lineup, Scale
 from benchmarks.report import rates_table
 from benchmarks.stage import Stage
@@ -19,5 +19,8 @@ def run(scale: Scale, mode: str = "submit") -> Answer:
         lineup = Lineup(stage)
         for name, pair in ALL.items():
             lineup.add(name, partial(contender, name, pair, port, mode, WORKERS))
+        if mode == "submit":
+            for name, pair in QUE.items():
+                lineup.add(f"{name}, 1,000 tasks", partial(contender, name, pair, port, "tasks", WORKERS))
         rates = lineup.play(scale)
-    return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.medians())
+    return Answer(rates_table(rates, [LIBGEARMAN, "gearman3", "the untyped limit, uvloop"]), rates.of)
