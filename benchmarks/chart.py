@@ -17,7 +17,7 @@ PANELS = {
     "sending": ("send, accepted jobs/s", LIBGEARMAN),
     "memory_driver": ("memory://, jobs/s", "taskiq InMemoryBroker, asyncio"),
 }
-WIDTH, NAMES, FIGURES = 860, 290, 150
+WIDTH, NAMES, FIGURES = 900, 330, 150
 LINE, BAR, TITLE, GAP = 20, 13, 30, 16
 STYLE = (
     "text { font: 12px system-ui, sans-serif; fill: #333 } .title { font-weight: 600; font-size: 14px }"

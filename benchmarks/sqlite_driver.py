@@ -1,6 +1,7 @@
 """How many jobs a second go through one SQLite file, there and back between two processes, and in alone?"""
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def _contender(name: str, directory: Path, mode: str) -> Contender:
 def run(scale: Scale) -> Answer:
     """One worker process and one client process for each contender, each with a file of its own."""
     text: list[str] = []
-    figures: dict[str, float] = {}
+    rounds: dict[str, Sequence[float]] = {}
     for mode, title in MODES.items():
         with tempfile.TemporaryDirectory(prefix="que-benchmarks-") as directory, Stage() as stage:
             lineup = Lineup(stage)
@@ -40,5 +41,5 @@ def run(scale: Scale) -> Answer:
                 lineup.add(name, partial(_contender, name, Path(directory), mode))
             rates = lineup.play(scale)
         text += [f"{title}:", "", rates_table(rates, [HUEY]), ""]
-        figures |= {f"{mode}: {name}": rate for name, rate in rates.medians().items()}
-    return Answer("\n".join(text), figures)
+        rounds |= {f"{mode}: {name}": rate for name, rate in rates.of.items()}
+    return Answer("\n".join(text), rounds)
