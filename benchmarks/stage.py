@@ -145,7 +145,7 @@ class Stage:
         """Return the port of a server of our own that answers; raises Missing or Stuck."""
         for _ in range(5):
             port = _free_port()
-            options = ["--config-file=/dev/null", "--listen=127.0.0.1", "--log-file=stderr", "--verbose=ERROR"]
+            options = ["--config-file=/dev/null", "--listen=127.0.0.1", "--log-file=stderr", "--verbose=FATAL"]
             # With the 991 of its default, a hundred thousand queued jobs slow it down by a factor of ten.
             options += [f"--port={port}", f"--threads={threads}", "--hashtable-buckets=1000003"]
             server = self.start(Command([program("gearmand"), *options]))
