@@ -6,6 +6,7 @@ not whole are kept, and nothing else is; after an error it stays failed. `_wire_
 
 from collections.abc import Sequence
 from struct import Struct
+from struct import error as StructError
 from typing import Final, final
 
 from que.errors import ProtocolError
@@ -17,7 +18,6 @@ from que.gearman.packets import (
     MAX_LEADING_BYTES,
     RECEIVE_BUFFER_BYTES,
     Magic,
-    PacketType,
     arrival_fault,
     header_fault,
     refusal,
@@ -25,25 +25,39 @@ from que.gearman.packets import (
 
 __all__ = ["Parser", "pack", "pack_header"]
 
-_HEADER: Final = Struct(">4sII")
-_pack_head: Final = _HEADER.pack
-_unpack_head: Final = _HEADER.unpack_from
+_pack_header: Final = Struct(">4sII").pack
+_unpack_header: Final = Struct(">4sII").unpack_from
+# The first 8 bytes, magic and type, as one value: as a number they are looked up faster than as bytes.
+_pack_plain: Final = Struct(">8sI").pack
+_unpack_plain: Final = Struct(">QI").unpack_from
 _MAGICS: Final = (Magic.REQUEST, Magic.RESPONSE)
 _COUNTS: Final = {int(kind): len(layout) for kind, layout in LAYOUTS.items()}
 _WITH_DATA: Final = frozenset(int(kind) for kind, layout in LAYOUTS.items() if layout and layout[-1].data)
-# A packet without arguments is the same value each time.
-_BARE: Final[dict[int, tuple[int, tuple[bytes, ...]]]] = {kind: (kind, ()) for kind in _COUNTS}
+_LIMITS: Final = {
+    int(kind): tuple(argument.max_bytes for argument in layout if not argument.data) for kind, layout in LAYOUTS.items()
+}
 # This much is looked at as bytes at a time: slices of bytes cost half of what slices of a memoryview do.
 _WINDOW_BYTES: Final = 2 * MAX_LEADING_BYTES
 
 
-def _rule(magic: bytes, kind: int) -> tuple[int, bytes, int]:
-    """Return the argument count, the first 8 bytes, and up to where what precedes the data needs no look at lengths."""
-    shortest = min((argument.max_bytes for argument in LAYOUTS[PacketType(kind)] if not argument.data), default=0)
-    return _COUNTS[kind], magic + kind.to_bytes(4, "big"), shortest if kind in _WITH_DATA else -1
+def _head(magic: bytes, kind: int) -> bytes:
+    return magic + kind.to_bytes(4, "big")
 
 
-_RULES: Final = {magic: {kind: _rule(magic, kind) for kind in _COUNTS} for magic in _MAGICS}
+def _pack_rule(magic: bytes, kind: int) -> tuple[bytes, int, int]:
+    """Return the first 8 bytes, how many names precede the data (0 where there is none), and their shortest limit."""
+    return _head(magic, kind), len(_LIMITS[kind]) if kind in _WITH_DATA else 0, min(_LIMITS[kind], default=0)
+
+
+def _parse_rule(kind: int) -> tuple[int, int, int]:
+    """Return the type, its argument count, and how often to split."""
+    return kind, _COUNTS[kind], _COUNTS[kind] - 1
+
+
+_PACK: Final = {magic: {kind: _pack_rule(magic, kind) for kind in _COUNTS} for magic in _MAGICS}
+_PARSE: Final = {
+    magic: {int.from_bytes(_head(magic, kind), "big"): _parse_rule(kind) for kind in _COUNTS} for magic in _MAGICS
+}
 
 
 def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFAULT_MAX_PAYLOAD) -> bytes:
@@ -54,35 +68,49 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
     Source: gearmand PROTOCOL, "Binary Packet".
     """
     try:
-        count, head, surely_short = _RULES[magic][kind]
+        head, names, surely_short = _PACK[magic][kind]
+        body = b"\0".join(args)
+        size = len(body)
+        # Nearly all packets are one of these, short and without a NUL; a loop over the names costs twice as much.
+        if names == 2:
+            first, second, data = args
+            plain = 0 not in first and 0 not in second
+        elif names == 1:
+            first, data = args
+            plain = 0 not in first
+        elif names == 3:
+            first, second, third, data = args
+            plain = 0 not in first and 0 not in second and 0 not in third
+        else:
+            plain, data = False, b""
+        if plain and size - len(data) <= surely_short and size <= max_payload:
+            return _pack_plain(head, size) + body
+    except (KeyError, TypeError, ValueError, StructError):
+        pass
+    return _pack_checked(magic, kind, args, max_payload)
+
+
+def _pack_checked(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int) -> bytes:
+    """Return what pack() does, argument by argument: of any type and size, and with the error where there is one."""
+    try:
+        head, _, _ = _PACK[magic][kind]
+        whole = len(args) == _COUNTS[kind]
         body = b"\0".join(args)
     except (KeyError, TypeError):
         raise refusal(magic, kind, args, None, max_payload) from None
     size = len(body)
-    if len(args) != count:
+    leading, data_bytes = (args[:-1], len(args[-1])) if args and kind in _WITH_DATA else (args, 0)
+    broken = not whole or _breaks(kind, leading, size - data_bytes)
+    if broken or data_bytes > max(max_payload, 0) or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, args, None, max_payload)
-    # Most packets pass this: short names without a NUL. What does not is checked argument by argument.
-    if size and (
-        (leading_bytes := size - len(args[-1])) > surely_short
-        or size > max_payload
-        or body.count(b"\0", 0, leading_bytes) >= count
-    ):
-        _check(magic, kind, args, size, max_payload)
     return b"".join((head, size.to_bytes(4, "big"), body))
 
 
-def _check(magic: bytes, kind: int, args: Sequence[bytes], size: int, max_payload: int) -> None:
-    data_bytes = len(args[-1]) if kind in _WITH_DATA else 0
-    leading = args[:-1] if kind in _WITH_DATA else args
-    if _breaks(kind, leading, size - data_bytes) or data_bytes > max(max_payload, 0) or size > MAX_BODY_BYTES:
-        raise refusal(magic, kind, args, None, max_payload)
-
-
 def _breaks(kind: int, leading: Sequence[bytes], leading_bytes: int) -> bool:
-    return leading_bytes > MAX_LEADING_BYTES or any(
-        0 in value or len(value) > argument.max_bytes
-        for argument, value in zip(LAYOUTS[PacketType(kind)], leading, strict=False)
-    )
+    for value, most in zip(leading, _LIMITS[kind], strict=False):
+        if 0 in value or len(value) > most:
+            return True
+    return leading_bytes > MAX_LEADING_BYTES
 
 
 def pack_header(
@@ -101,7 +129,7 @@ def pack_header(
     broken = not whole or _breaks(kind, leading, len(body))
     if broken or not 0 <= data_bytes <= max(max_payload, 0) or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, leading, data_bytes, max_payload)
-    return _pack_head(magic, kind, size) + body
+    return _pack_header(magic, kind, size) + body
 
 
 @final
@@ -139,7 +167,8 @@ class Parser:
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to write what arrives next, never empty; buffer_updated() then says how much was written."""
-        return self._buffer.view[self._buffer.filled :]
+        buffer = self._buffer
+        return buffer.view[buffer.filled :] if buffer.filled else buffer.view
 
     def buffer_updated(self, nbytes: int) -> list[tuple[int, tuple[bytes, ...]]]:
         """Return the packets that `nbytes` more bytes in the buffer made whole. Raises ProtocolError, see the class."""
@@ -249,28 +278,30 @@ def _parse_plain(window: bytes, magic: bytes, most: int, packets: list[tuple[int
 
     Plain is a right packet of at most `most` bytes. This loop is the cost of a small packet, hence its shape.
     """
-    at, end, append = 0, len(window), packets.append
-    while end - at >= HEADER_BYTES:
-        found, kind, size = _unpack_head(window, at)
-        body = at + HEADER_BYTES
-        stop = body + size
-        if stop > end or size > most or found != magic or kind not in _COUNTS:
-            break
-        if count := _COUNTS[kind]:
-            args = tuple(window[body:stop].split(b"\0", count - 1))
-            if len(args) != count:
+    at, last, end, append, rules = 0, len(window) - HEADER_BYTES, len(window), packets.append, _PARSE[magic]
+    try:
+        while at <= last:
+            head, size = _unpack_plain(window, at)
+            kind, count, cuts = rules[head]
+            body = at + HEADER_BYTES
+            stop = body + size
+            if stop > end or size > most:
                 break
-            append((kind, args))
-        elif size:
-            break
-        else:
-            append(_BARE[kind])
-        at = stop
+            args = window[body:stop].split(b"\0", cuts)
+            if len(args) == count:
+                append((kind, tuple(args)))
+            elif size or count:
+                break
+            else:
+                append((kind, ()))
+            at = stop
+    except KeyError:
+        pass
     return at
 
 
 def _header_at(view: memoryview, start: int) -> tuple[bytes, int, int]:
-    magic, kind, size = _unpack_head(view, start)
+    magic, kind, size = _unpack_header(view, start)
     return magic, kind, size
 
 
