@@ -45,8 +45,13 @@ def _head(magic: bytes, kind: int) -> bytes:
 
 
 def _pack_rule(magic: bytes, kind: int) -> tuple[bytes, int, int]:
-    """Return the first 8 bytes, how many names precede the data (0 where there is none), and their shortest limit."""
-    return _head(magic, kind), len(_LIMITS[kind]) if kind in _WITH_DATA else 0, min(_LIMITS[kind], default=0)
+    """Return the first 8 bytes, the shape, and the shortest limit of a name.
+
+    A shape is how many names precede the data, 0 where there are no arguments at all, and -1 for what is rarely packed.
+    """
+    names = len(_LIMITS[kind])
+    shape = names if _COUNTS[kind] == 0 or (names and kind in _WITH_DATA) else -1
+    return _head(magic, kind), shape, min(_LIMITS[kind], default=0)
 
 
 def _parse_rule(kind: int) -> tuple[int, int, int]:
@@ -68,21 +73,21 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
     Source: gearmand PROTOCOL, "Binary Packet".
     """
     try:
-        head, names, surely_short = _PACK[magic][kind]
+        head, shape, surely_short = _PACK[magic][kind]
         body = b"\0".join(args)
         size = len(body)
         # Nearly all packets are one of these, short and without a NUL; a loop over the names costs twice as much.
-        if names == 2:
+        if shape == 2:
             first, second, data = args
             plain = 0 not in first and 0 not in second
-        elif names == 1:
+        elif shape == 1:
             first, data = args
             plain = 0 not in first
-        elif names == 3:
+        elif shape == 3:
             first, second, third, data = args
             plain = 0 not in first and 0 not in second and 0 not in third
         else:
-            plain, data = False, b""
+            plain, data = shape == 0 and not args, b""
         if plain and size - len(data) <= surely_short and size <= max_payload:
             return _pack_plain(head, size) + body
     except (KeyError, TypeError, ValueError, StructError):
