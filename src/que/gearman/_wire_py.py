@@ -76,7 +76,7 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
         head, shape, surely_short = _PACK[magic][kind]
         body = b"\0".join(args)
         size = len(body)
-        # Nearly all packets are one of these, short and without a NUL; a loop over the names costs twice as much.
+        # Nearly all packets have one of these shapes; a loop over the names would cost twice as much.
         if shape == 2:
             first, second, data = args
             plain = 0 not in first and 0 not in second
@@ -88,8 +88,10 @@ def pack(magic: bytes, kind: int, args: Sequence[bytes], max_payload: int = DEFA
             plain = 0 not in first and 0 not in second and 0 not in third
         else:
             plain, data = shape == 0 and not args, b""
-        if plain and size - len(data) <= surely_short and size <= max_payload:
-            return _pack_plain(head, size) + body
+        if plain and size <= max_payload:
+            leading_bytes = size - len(data)
+            if leading_bytes <= surely_short or not _breaks(kind, args, leading_bytes):
+                return _pack_plain(head, size) + body
     except (KeyError, TypeError, ValueError, StructError):
         pass
     return _pack_checked(magic, kind, args, max_payload)
@@ -104,14 +106,15 @@ def _pack_checked(magic: bytes, kind: int, args: Sequence[bytes], max_payload: i
     except (KeyError, TypeError):
         raise refusal(magic, kind, args, None, max_payload) from None
     size = len(body)
-    leading, data_bytes = (args[:-1], len(args[-1])) if args and kind in _WITH_DATA else (args, 0)
-    broken = not whole or _breaks(kind, leading, size - data_bytes)
+    data_bytes = len(args[-1]) if args and kind in _WITH_DATA else 0
+    broken = not whole or _breaks(kind, args, size - data_bytes)
     if broken or data_bytes > max(max_payload, 0) or size > MAX_BODY_BYTES:
         raise refusal(magic, kind, args, None, max_payload)
     return b"".join((head, size.to_bytes(4, "big"), body))
 
 
 def _breaks(kind: int, leading: Sequence[bytes], leading_bytes: int) -> bool:
+    """Return whether a name in `leading` holds a NUL or is too long; the data may follow, and is not looked at."""
     for value, most in zip(leading, _LIMITS[kind], strict=False):
         if 0 in value or len(value) > most:
             return True
