@@ -1,35 +1,40 @@
 """How far is each codec from the least that its language must do: make the objects, and not one check?
 
-    python benchmarks/codec_floor.py [--rounds 60] [--no-instructions]
-
 The floors know where everything is: in C (codec_floor.c, built here with the compiler on the machine) they make the
-same bytes, tuples and list; in Python they are struct, join and split. Nanoseconds are medians of interleaved rounds, a
-ratio is the median of each round's; both hold the loop that calls, about 10 ns. Instructions are callgrind's: of many
-calls, less those of few. Without a compiler the C floor is left out, without valgrind the instructions, by name.
+same bytes, tuples and list; in Python they are struct, join and split. Nanoseconds are medians of interleaved rounds;
+they and the instructions (callgrind's, less those of the start) hold the loop that calls, about 8 ns and 200
+instructions for a pack. Without a compiler the floor in C is skipped, without valgrind the instructions.
 """
 
-import argparse
 import importlib.util
+import math
 import os
 import re
 import shlex
-import shutil
-import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from itertools import repeat
 from pathlib import Path
 from struct import Struct
 from typing import Final, Protocol, cast
 
+from benchmarks.answer import Answer
+from benchmarks.measure import QUICK, Rates, Scale, note
+from benchmarks.report import Cell, skipped_lines, table
+from benchmarks.stage import ROOT, Missing, program, python
 from que.gearman import _wire_py
 from que.gearman.packets import HEADER_BYTES, Magic, PacketType
 
+TITLE = "The codec and its floor"
+# Turns are short, so that a slow spell of the machine meets all runs: hence so many to a round of the other questions.
+ROUNDS: Final = 12
+PACKETS_A_TURN: Final = 10_000
+PACKETS_COUNTED: Final = 65_536
 RES: Final = Magic.RESPONSE
 KIND: Final = int(PacketType.JOB_ASSIGN_UNIQ)
 NAMES: Final = (b"H:vm:12345", b"echoReverse", b"0123456789abcdef")
@@ -54,15 +59,12 @@ class Floor(Protocol):
     def make_packets(self, stream: bytes, packet_bytes: int, kind: int, cuts: tuple[int, ...], /) -> Packets: ...
 
 
-def built(directory: Path) -> Path | None:
-    """Build the C floor; None, and a word why, where there is no compiler."""
+def built(directory: Path) -> Path:
+    """Build the floor in C; raises Missing."""
     compiler = shlex.split(os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "cc"))
-    if shutil.which(compiler[0]) is None:
-        print(f"skipped: the C floor, for there is no {compiler[0]}", file=sys.stderr)
-        return None
     source, target = Path(__file__).with_suffix(".c"), directory / "codec_floor.so"
-    include = sysconfig.get_paths()["include"]
-    subprocess.run([*compiler, "-O3", "-DNDEBUG", "-fPIC", "-shared", "-I", include, source, "-o", target], check=True)
+    flags = ["-O3", "-DNDEBUG", "-fPIC", "-shared", "-I", sysconfig.get_paths()["include"]]
+    subprocess.run([program(compiler[0]), *compiler[1:], *flags, source, "-o", target], check=True)
     return target
 
 
@@ -78,8 +80,8 @@ def loaded(path: Path) -> Floor:
 def packs(pack: Callable[[bytes, int, tuple[bytes, ...]], bytes]) -> Run:
     assert pack(RES, KIND, ARGS) == PACKET
 
-    def run(rounds: int) -> object:
-        for _ in repeat(None, rounds):
+    def run(calls: int) -> object:
+        for _ in repeat(None, calls):
             pack(RES, KIND, ARGS)
         return None
 
@@ -93,8 +95,8 @@ def parses(make: type[_wire_py.Parser]) -> Run:
     parse = parser.buffer_updated
     assert parse(size) == [(KIND, ARGS)] * 64
 
-    def run(rounds: int) -> object:
-        for _ in repeat(None, rounds):
+    def run(calls: int) -> object:
+        for _ in repeat(None, calls):
             parse(size)
         return None
 
@@ -105,8 +107,8 @@ def packs_at_the_floor(floor: Floor) -> Run:
     make, header, size = floor.make_packet, PACKET[:HEADER_BYTES], len(PACKET) - HEADER_BYTES
     assert make(header, size, ARGS) == PACKET
 
-    def run(rounds: int) -> object:
-        for _ in repeat(None, rounds):
+    def run(calls: int) -> object:
+        for _ in repeat(None, calls):
             make(header, size, ARGS)
         return None
 
@@ -118,8 +120,8 @@ def parses_at_the_floor(floor: Floor) -> Run:
     cuts = tuple(edge for arg in ARGS for edge in (PACKET.index(arg), PACKET.index(arg) + len(arg)))
     assert make(STREAM, size, KIND, cuts) == [(KIND, ARGS)] * 64
 
-    def run(rounds: int) -> object:
-        for _ in repeat(None, rounds):
+    def run(calls: int) -> object:
+        for _ in repeat(None, calls):
             make(STREAM, size, KIND, cuts)
         return None
 
@@ -137,9 +139,9 @@ def pack_unchecked(magic: bytes, kind: int, args: tuple[bytes, ...], /) -> bytes
 def parses_unchecked() -> Run:
     header, cuts, end = Struct(">4sII").unpack_from, len(ARGS) - 1, len(STREAM)
 
-    def run(rounds: int) -> object:
+    def run(calls: int) -> object:
         packets: Packets = []
-        for _ in repeat(None, rounds):
+        for _ in repeat(None, calls):
             at, packets = 0, []
             while at < end:
                 _, kind, size = header(STREAM, at)
@@ -157,7 +159,7 @@ def twin(name: str) -> Twin:
 
 
 def runs(floor: Path | None) -> dict[str, Run]:
-    """Every run by its name; a name's first word says what is done, and what is packed or parsed 64 times at once."""
+    """Every run by its name; the first word says whether one packet is packed or 64 are parsed."""
     in_c = loaded(floor) if floor else None
     return {
         **({"pack floor in C": packs_at_the_floor(in_c)} if in_c else {}),
@@ -183,34 +185,60 @@ RATIOS: Final = tuple(
 )
 
 
+def run(scale: Scale) -> Answer:
+    skipped: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        floor: Path | None = None
+        try:
+            floor = built(Path(directory))
+        except Missing as why:
+            skipped["the floor in C"] = str(why)
+        known = runs(floor)
+        times = Rates(nanoseconds(known, scale.rounds * ROUNDS), skipped)
+        counts: dict[str, float] = {}
+        try:
+            counts = instructions(known, floor, scale)
+        except Missing as why:
+            skipped["the instructions"] = str(why)
+    absolute: list[list[Cell]] = [[name, times.median(name), counts.get(name, math.nan)] for name in known]
+    ratios: list[list[Cell]] = [
+        [f"{one} / {other}", times.ratio(one, other), counts[one] / counts[other] if counts else math.nan]
+        for one, other in RATIOS
+        if other in known
+    ]
+    tables = table(["ratio", "of ns", "of instructions"], ratios), table(["a packet", "ns", "instructions"], absolute)
+    return Answer("\n\n".join(tables) + "\n".join(["", *skipped_lines(skipped)]), times.medians())
+
+
 def nanoseconds(known: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     """Return the time of a packet in each round; a round holds a turn of each run, some 2 ms long."""
     found: dict[str, list[float]] = {name: [] for name in known}
     for _ in range(rounds):
-        for name, run in known.items():
-            calls = 10_000 // packets_per_call(name)
+        for name, play in known.items():
+            calls = PACKETS_A_TURN // packets_per_call(name)
             begun = time.perf_counter_ns()
-            run(calls)
+            play(calls)
             found[name].append((time.perf_counter_ns() - begun) / calls / packets_per_call(name))
     return found
 
 
-def instructions(name: str, floor: Path | None) -> float:
-    """Return how many instructions a packet takes."""
-    few, many = (collected(name, floor, packets // packets_per_call(name)) for packets in (1_024, 65_536))
-    return (many - few) / (65_536 - 1_024)
+def instructions(names: Iterable[str], floor: Path | None, scale: Scale) -> dict[str, float]:
+    """Return how many instructions a packet takes; raises Missing."""
+    if scale == QUICK:
+        raise Missing("counting takes a minute, which --quick has not")
+    start = collected("pack c", floor, 0)
+    found: dict[str, float] = {}
+    for name in names:
+        note(f"counting: {name}")
+        found[name] = (collected(name, floor, PACKETS_COUNTED // packets_per_call(name)) - start) / PACKETS_COUNTED
+    return found
 
 
 def collected(name: str, floor: Path | None, calls: int) -> int:
-    program = [sys.executable, __file__, "--only", name, "--calls", str(calls)]
+    command = python("benchmarks.codec_floor", name, calls, *([floor] if floor else []))
     counted = subprocess.run(
-        [
-            "valgrind",
-            "--tool=callgrind",
-            "--callgrind-out-file=/dev/null",
-            *program,
-            *(["--floor", str(floor)] * bool(floor)),
-        ],
+        [program("valgrind"), "--tool=callgrind", "--callgrind-out-file=/dev/null", *command.argv],
+        cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
@@ -221,38 +249,6 @@ def collected(name: str, floor: Path | None, calls: int) -> int:
     return int(found[1])
 
 
-def report(rounds: int, count: bool) -> None:
-    if count and shutil.which("valgrind") is None:
-        print("skipped: the instructions, for there is no valgrind", file=sys.stderr)
-        count = False
-    with tempfile.TemporaryDirectory() as directory:
-        floor = built(Path(directory))
-        known = runs(floor)
-        times = nanoseconds(known, rounds)
-        counts = {name: instructions(name, floor) for name in known} if count else {}
-    print("| a packet | ns | instructions |\n|---|---:|---:|")
-    for name in known:
-        print(f"| {name} | {statistics.median(times[name]):.0f} | {f'{counts[name]:.0f}' if count else '-'} |")
-    print("\n| ratio | of ns | of instructions |\n|---|---:|---:|")
-    for one, other in RATIOS:
-        if other in known:
-            ratio = statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
-            print(f"| {one} / {other} | {ratio:.2f} | {f'{counts[one] / counts[other]:.2f}' if count else '-'} |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--no-instructions", action="store_true", help="measure time only")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    parser.add_argument("--calls", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--floor", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.only:
-        runs(options.floor)[options.only](options.calls)
-    else:
-        report(options.rounds, not options.no_instructions)
-
-
 if __name__ == "__main__":
-    main()
+    # What is counted: one run, so many calls of it, and the floor that was built for it.
+    runs(Path(sys.argv[3]) if sys.argv[3:] else None)[sys.argv[1]](int(sys.argv[2]))
