@@ -207,7 +207,7 @@ def run(scale: Scale) -> Answer:
         if other in known
     ]
     tables = table(["ratio", "of ns", "of instructions"], ratios), table(["a packet", "ns", "instructions"], absolute)
-    return Answer("\n\n".join(tables) + "\n".join(["", *skipped_lines(skipped)]), times.medians())
+    return Answer("\n\n".join(tables) + "\n".join(["", *skipped_lines(skipped)]), times.of)
 
 
 def nanoseconds(known: dict[str, Run], rounds: int) -> dict[str, list[float]]:
