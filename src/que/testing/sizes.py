@@ -9,10 +9,12 @@ class Sizes:
 
     `deadline`: for one scenario; it bounds a hang, so it is generous. `longest_lease`: a timed lease that takes longer
     is not waited for. `pause`: between two faults. `most_bytes`: of a payload, where the engine would carry more.
+    `most_queued`: bytes that wait at once.
     """
 
     round_trips: int
     most_bytes: int
+    most_queued: int
     crowd: int
     through_kills: int
     through_stops: int
@@ -25,6 +27,7 @@ class Sizes:
 QUICK = Sizes(
     round_trips=300,
     most_bytes=2**20,
+    most_queued=32 * 2**20,
     crowd=1_000,
     through_kills=600,
     through_stops=600,
@@ -37,6 +40,7 @@ QUICK = Sizes(
 FULL = Sizes(
     round_trips=1_000,
     most_bytes=64 * 2**20,
+    most_queued=256 * 2**20,
     crowd=5_000,
     through_kills=10_000,
     through_stops=10_000,

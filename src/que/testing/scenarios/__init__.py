@@ -1,6 +1,8 @@
 """Everything that a driver promises, one room for each kind."""
 
 from que.testing.scenario import Scenario
-from que.testing.scenarios import crowds, faults, results, waiting
+from que.testing.scenarios import callers, crowds, faults, leases, results, telling, waiting
 
-SCENARIOS: tuple[Scenario, ...] = (*results.SCENARIOS, *waiting.SCENARIOS, *crowds.SCENARIOS, *faults.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = tuple(
+    scenario for room in (results, waiting, telling, leases, callers, crowds, faults) for scenario in room.SCENARIOS
+)

@@ -1,19 +1,22 @@
 """Many producers, many workers: nothing is lost, nothing runs twice."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import que
 from que.testing.crew import crew
 from que.testing.ledger import Ledger, Tally, tally
-from que.testing.repertoire import Work, work_job
+from que.testing.repertoire import Work, stuck_job, work_job
 from que.testing.scenario import Scenario, needs_processes
 from que.testing.subject import Subject, expect, until
 
 _PRODUCERS = 20
 _WORKERS = 4
 _SLOTS = 8
+_BALLAST = 128 * 2**10
 
 
 async def of_many_producers_and_worker_processes_no_job_is_lost_or_run_twice(subject: Subject) -> None:
@@ -96,7 +99,49 @@ async def jobs_outlive_those_who_sent_them(subject: Subject) -> None:
     expect(sorted(seen) == sorted(f"old-{number}" for number in range(20)), f"20 jobs once each, not {seen}")
 
 
+async def a_stalled_worker_takes_no_more_memory_however_much_waits(subject: Subject) -> None:
+    """2 slots that never come free, and a queue of many megabytes: the worker process does not grow with it."""
+    ledger = subject.new_ledger("stalled")
+    ballast, count = "x" * _BALLAST, subject.sizes.most_queued // _BALLAST
+    async with subject.app() as app, crew(subject, ledger, 1, 2) as workers:
+        stuck = app.add(stuck_job(subject.prefix))
+        for number in range(2):
+            await stuck.send(Work(f"stuck-{number}"))
+        await until(lambda: len(ledger.entries()) == 2, "2 jobs to run")
+        before = _resident(workers.members[0].pid)
+        sent = await stuck.send_many(Work(f"waiting-{number}", ballast=ballast) for number in range(count))
+        expect(sent.accepted == count, f"the engine took {sent.accepted} of {count} jobs")
+        grown = _resident(workers.members[0].pid) - before
+        began = len(ledger.entries())
+    await _clean_up(subject, stuck, 2 + count)
+    ledger.close()
+    expect(began == 2, f"a worker of 2 slots began {began} jobs")
+    queued = count * _BALLAST
+    subject.note(f"a stalled worker grew by {grown / 2**20:.1f} MiB while {queued / 2**20:.0f} MiB waited")
+    expect(grown < queued / 2, f"a stalled worker grew by {grown} bytes while {queued} waited")
+
+
+def _resident(pid: int) -> int:
+    """Return the bytes of memory that a process holds; 0 where the system has no /proc."""
+    statm = Path(f"/proc/{pid}/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+async def _clean_up(subject: Subject, job: que.Job[Work, None], count: int) -> None:
+    """Work what a scenario has left on the engine; raises PromiseBroken if it is not all there."""
+    seen: set[str] = set()
+    app = subject.app()
+
+    @app.job(job.name)
+    async def forget(params: Work) -> None:
+        seen.add(params.key)
+
+    async with app, app.worker(concurrency=8):
+        await until(lambda: len(seen) == count, f"{count} jobs that waited")
+
+
 SCENARIOS = (
     Scenario(jobs_outlive_those_who_sent_them, (needs_processes,)),
     Scenario(of_many_producers_and_worker_processes_no_job_is_lost_or_run_twice, (needs_processes,)),
+    Scenario(a_stalled_worker_takes_no_more_memory_however_much_waits, (needs_processes,)),
 )
