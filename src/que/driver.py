@@ -168,6 +168,8 @@ _BUILT_IN = {
     "sqlite": "que.drivers.sqlite:SqliteDriver",
     "gearman": "que.drivers.gearman:GearmanDriver",
     "gearmans": "que.drivers.gearman:GearmanDriver",
+    "redis": "que.drivers.redis:RedisDriver",
+    "rediss": "que.drivers.redis:RedisDriver",
 }
 _registered: dict[str, DriverFactory] = {}
 

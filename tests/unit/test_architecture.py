@@ -33,6 +33,8 @@ FLOORS: dict[int, str] = {
         drivers.gearman drivers.gearman.admin drivers.gearman.client drivers.gearman.connection drivers.gearman.consumer
         drivers.gearman.driver drivers.gearman.link drivers.gearman.mapping drivers.gearman.options
         drivers.gearman.ring drivers.gearman.station
+        drivers.redis drivers.redis.consumer drivers.redis.driver drivers.redis.line drivers.redis.link
+        drivers.redis.options drivers.redis.records drivers.redis.scripts drivers.redis.session drivers.redis.wire
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
         drivers.sqlite.driver drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
         drivers.sqlite.submitting drivers.sqlite.turn drivers.sqlite.working
