@@ -5,9 +5,12 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NoReturn, TypeVar
+
+import msgspec
 
 from que.address import Address
 from que.batch import Batcher
@@ -60,10 +63,6 @@ def _new_prefix() -> None:
     _prefix = os.urandom(8).hex() + "-"
 
 
-def _new_id() -> str:
-    return f"{_prefix}{next(_counter):x}"
-
-
 _prefix = ""
 _counter = itertools.count()
 _new_prefix()
@@ -92,6 +91,7 @@ class Backend:
         self._has_results = False
         self._watched: dict[str, Handle[object] | Sending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._batcher: Batcher[Envelope] | None = None
         self._watches: Batcher[tuple[str, str]] | None = None
 
@@ -114,6 +114,7 @@ class Backend:
         can = self.driver.capabilities
         self._max_payload = can.max_payload or sys.maxsize
         self._has_results = bool(can.results_pushed)
+        self._thread = threading.get_ident()
         self._loop = loop
 
     async def disconnect(self) -> None:
@@ -167,39 +168,38 @@ class Backend:
         batcher = self._batcher
         if batcher is None:
             self._refuse_use()
-        if len(batcher) + posted >= self._max_unsent:
+        if batcher.count + posted >= self._max_unsent:
             raise Overloaded(self._max_unsent)
         if not (background or self._has_results):
             raise UnsupportedFeature(self.address.scheme, "results", "use send(), which waits for none")
-        run_timeout = options.run_timeout
-        if options is not NO_OPTIONS:
-            can = self.driver.capabilities
-            # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
-            options.refuse_unsupported(
-                self.address.scheme,
-                can,
-                background=background,
-                per_call=run_timeout != job.options.run_timeout,
-            )
-            if not can.run_timeout:
-                # The job's own, which its worker knows and keeps.
-                run_timeout = None
         payload = job.dump_params(params)
         if len(payload) > self._max_payload:
             raise Rejected(
                 f"job {job.name!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed"
             )
-        return Envelope(
-            _new_id(),
-            job.name,
-            payload,
-            background,
-            Priority.NORMAL if options.priority is None else options.priority,
-            options.due(),
-            options.unique,
-            options.expires,
-            run_timeout,
-            options.result_ttl,
+        id = f"{_prefix}{next(_counter):x}"
+        if options is NO_OPTIONS:
+            return Envelope(id, job.name, payload, background)
+        return self._with_options(Envelope(id, job.name, payload, background), job, options)
+
+    def _with_options(self, envelope: Envelope, job: Job[ParamsT, ResultT], options: Options) -> Envelope:
+        can = self.driver.capabilities
+        # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
+        options.refuse_unsupported(
+            self.address.scheme,
+            can,
+            background=envelope.background,
+            per_call=options.run_timeout != job.options.run_timeout,
+        )
+        return msgspec.structs.replace(
+            envelope,
+            priority=Priority.NORMAL if options.priority is None else options.priority,
+            due=options.due(),
+            unique=options.unique,
+            expires=options.expires,
+            # The job's own is known to its worker, which keeps it where the engine cannot carry it.
+            run_timeout=options.run_timeout if can.run_timeout else None,
+            result_ttl=options.result_ttl,
         )
 
     def submit(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Handle[ResultT]:
@@ -263,7 +263,7 @@ class Backend:
         if not isinstance(self.driver, Remembers) or not self.driver.capabilities.results_stored:
             hint = "keep the handle that submit() returns, or use an engine that keeps results"
             raise UnsupportedFeature(self.address.scheme, "results by receipt", hint)
-        return Handle(_new_id(), self, job)
+        return Handle(f"{_prefix}{next(_counter):x}", self, job)
 
     def dispatch_watch(self, handle: Handle[object], reference: str) -> None:
         """Let `handle` hear of the job that the engine calls `reference`; only in the loop."""
@@ -413,11 +413,9 @@ class Backend:
         self._alarm = loop.call_at(self._deadlines[0][0], self._give_up) if self._deadlines else None
 
     def _refuse_other_loops(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is not self._loop:
+        # In one thread one loop runs at a time. asyncio.get_running_loop() would ask the kernel for our process id on
+        # Python 3.11, which is a tenth of a submit().
+        if self._loop is None or threading.get_ident() != self._thread or not self._loop.is_running():
             self._refuse_use()
 
     def _refuse_use(self) -> NoReturn:

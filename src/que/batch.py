@@ -27,10 +27,10 @@ class Batcher(Generic[ItemT]):
         "_items",
         "_limit",
         "_loop",
-        "_taken",
         "_tasks",
         "_under_way",
         "_woken",
+        "count",
     )
 
     def __init__(
@@ -46,7 +46,8 @@ class Batcher(Generic[ItemT]):
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = False
-        self._taken = 0
+        # The items that wait or are in a call under way.
+        self.count: int = 0
         self._begun = 0
         # Calls are numbered from 1; these are under way, the oldest first.
         self._under_way: dict[int, None] = {}
@@ -55,7 +56,7 @@ class Batcher(Generic[ItemT]):
 
     def __len__(self) -> int:
         """The items that wait or are in a call under way."""
-        return len(self._items) + self._taken
+        return self.count
 
     @property
     def waiting(self) -> Sequence[ItemT]:
@@ -65,18 +66,20 @@ class Batcher(Generic[ItemT]):
     def add(self, item: ItemT) -> None:
         """Let `item` leave with the next batch."""
         self._items.append(item)
+        self.count += 1
         if not self._woken:
             self._wake()
 
-    def extend(self, items: list[ItemT]) -> None:
+    def extend(self, items: Sequence[ItemT]) -> None:
         """Let all of `items` leave with the next batch."""
         self._items += items
+        self.count += len(items)
         if items and not self._woken:
             self._wake()
 
     async def drain(self) -> None:
         """Wait until every item added so far has been through its call, and for none that is added later."""
-        if not len(self):
+        if not self.count:
             return
         last = self._begun + 1 if self._items else self._begun
         waiter = self._loop.create_future()
@@ -86,7 +89,7 @@ class Batcher(Generic[ItemT]):
     async def close(self) -> None:
         """End the Batcher's tasks once no item is left; a cancellation ends them at once: the rest is `waiting`."""
         try:
-            while len(self):
+            while self.count:
                 await self.drain()
         finally:
             for task in self._tasks:
@@ -124,7 +127,6 @@ class Batcher(Generic[ItemT]):
 
     async def _take(self) -> None:
         items, self._items = self._items, []
-        self._taken += len(items)
         self._begun += 1
         number = self._begun
         self._under_way[number] = None
@@ -137,7 +139,7 @@ class Batcher(Generic[ItemT]):
             # Also a cancellation of something that the call waited for: it is no reason to stop.
             self._loop.call_exception_handler({"message": "a batch was lost", "exception": error})
         finally:
-            self._taken -= len(items)
+            self.count -= len(items)
             del self._under_way[number]
             if self._drains:
                 self._end_drains()

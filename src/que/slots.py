@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
-from typing import cast
 
 from que.model import Delivery, Failed, Released, Verdict
 
@@ -164,13 +163,13 @@ class Slots:
 
     async def _work(self, task: asyncio.Task[None], base: contextvars.Context) -> None:
         """Run what waits until nothing does, or `task` is cancelled."""
-        waiting = self._waiting
+        waiting, running, report = self._waiting, self._running, self._report
         clock = self._loop.time
         breathed = clock()
         jobs = 0
         while waiting:
             delivery = waiting.popleft()
-            self._running[delivery] = task
+            running[delivery] = task
             verdict: Verdict | None = None
             try:
                 verdict = await self._stepped(delivery, base.copy())
@@ -183,7 +182,12 @@ class Slots:
             except BaseException:
                 self._finish(delivery, Released(), task)
                 raise
-            self._finish(delivery, verdict, task)
+            if verdict is None or self._stops or delivery not in running:
+                self._finish(delivery, verdict, task)
+            else:
+                # The usual end, without a call for each of its questions.
+                del running[delivery]
+                report(delivery, verdict)
             if task.cancelling():
                 return
             jobs += 1
@@ -199,7 +203,8 @@ class Slots:
         try:
             awaited = run(work.send, None)
         except StopIteration as end:
-            return cast(Verdict, end.value)
+            verdict: Verdict = end.value
+            return verdict
         if self._waiting:
             self._wake()
         sent: object = None
@@ -220,7 +225,8 @@ class Slots:
             try:
                 awaited = run(work.send, sent) if thrown is None else run(work.throw, thrown)
             except StopIteration as end:
-                return cast(Verdict, end.value)
+                verdict = end.value
+                return verdict
 
     def _finish(self, delivery: Delivery, verdict: Verdict | None, task: asyncio.Task[None]) -> None:
         if self._running.pop(delivery, None) is None:

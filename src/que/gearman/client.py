@@ -192,13 +192,10 @@ class Client(Generic[TokenT]):
         for kind, args in packets:
             handlers[kind](args)
 
-    def _next(self, kind: int) -> tuple[TokenT, bool] | _Question:
-        if not self._expected:
-            raise ProtocolError(f"{PacketType(kind).name} answers nothing that was asked")
-        return self._expected.popleft()
-
     def _job_created(self, args: Args) -> None:
-        request = self._next(PacketType.JOB_CREATED)
+        if not self._expected:
+            raise ProtocolError("JOB_CREATED answers nothing that was asked")
+        request = self._expected.popleft()
         if isinstance(request, _Question):
             raise ProtocolError(f"JOB_CREATED came where {request.reply.name} was due")
         token, watched = request
@@ -221,7 +218,9 @@ class Client(Generic[TokenT]):
             self._sink.refused(request[0], error)
 
     def _answer(self, kind: PacketType, args: Args) -> None:
-        request = self._next(kind)
+        if not self._expected:
+            raise ProtocolError(f"{kind.name} answers nothing that was asked")
+        request = self._expected.popleft()
         if not isinstance(request, _Question):
             raise ProtocolError(f"{kind.name} came where JOB_CREATED was due")
         if request.reply is not kind or request.subject != args[0]:

@@ -229,7 +229,9 @@ class Worker(Generic[TokenT]):
 
     def _job_assign(self, args: Args) -> None:
         handle, function, unique, payload = args
-        self._answered("JOB_ASSIGN_UNIQ")
+        if not self.outstanding:
+            raise ProtocolError("JOB_ASSIGN_UNIQ answers no grab")
+        self.outstanding -= 1
         if function not in self._functions or handle in self.held:
             raise ProtocolError(f"the server assigned {function[:80]!r} as {handle[:80]!r}, which nobody could ask for")
         self._window += 1
@@ -240,15 +242,12 @@ class Worker(Generic[TokenT]):
         self.held[handle] = self._sink.assigned(handle, function, unique, payload)
 
     def _no_job(self, args: Args) -> None:
-        self._answered("NO_JOB")
+        if not self.outstanding:
+            raise ProtocolError("NO_JOB answers no grab")
+        self.outstanding -= 1
         self._dry = True
         if not self.outstanding and not self._stopped:
             self._lie_down()
-
-    def _answered(self, name: str) -> None:
-        if not self.outstanding:
-            raise ProtocolError(f"{name} answers no grab")
-        self.outstanding -= 1
 
     def _noop(self, args: Args) -> None:
         # One that comes while awake was overtaken by a poll, whose grab comes after it at the server as well.

@@ -32,6 +32,7 @@ _BACKGROUND: Final = tuple(
     map(int, (PacketType.SUBMIT_JOB_BG, PacketType.SUBMIT_JOB_HIGH_BG, PacketType.SUBMIT_JOB_LOW_BG))
 )
 _EPOCH: Final = int(PacketType.SUBMIT_JOB_EPOCH)
+_PLAIN: Final = re.compile(f"[!-~]{{2,{MAX_UNIQUE_BYTES}}}").fullmatch
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 _DIGEST_BYTES: Final = 30
 # The end of the year 9999: an epoch that overflows is never answered.
@@ -78,13 +79,11 @@ def function_name(name: str) -> bytes:
 
 def wire_unique(envelope: Envelope) -> str:
     """Return the unique that stands for this job on the wire, see the module. Raises Rejected if it is no text."""
+    if envelope.unique is not None:
+        return _fitting("b:" if envelope.background else "f:", envelope.unique)
     id = envelope.id
     # Ids of our own are always plain, and this is asked twice a job.
-    if envelope.unique is None and 1 < len(id) <= MAX_UNIQUE_BYTES and id.isascii() and id.isprintable():
-        return id
-    if envelope.unique is None:
-        return _fitting("", envelope.id)
-    return _fitting("b:" if envelope.background else "f:", envelope.unique)
+    return id if _PLAIN(id) else _fitting("", id)
 
 
 def _fitting(prefix: str, key: str) -> str:
@@ -101,22 +100,20 @@ def _fitting(prefix: str, key: str) -> str:
 def request(envelope: Envelope, function: bytes) -> Request:
     """Return the packet type and the arguments before the data; raises Rejected for what Gearman has no place for."""
     unique = wire_unique(envelope).encode()
-    if not envelope.background:
-        if envelope.due is not None:
-            raise Rejected("Gearman delays background jobs only: nobody can wait for a delayed one; use send()")
-        kind = _FOREGROUND[envelope.priority]
-    elif not envelope.payload:
-        raise Rejected("an empty background job keeps a gearmand with a sqlite queue from starting again: send a byte")
-    elif envelope.due is not None:
-        return _delayed(envelope, function, unique, envelope.due)
-    else:
-        kind = _BACKGROUND[envelope.priority]
     if envelope.expires is not None or envelope.run_timeout is not None:
         raise Rejected("Gearman has no place for expires or for one call's run_timeout: bound the run on the worker")
-    return kind, (function, unique)
+    if envelope.due is not None:
+        return _delayed(envelope, function, unique, envelope.due)
+    if not envelope.background:
+        return _FOREGROUND[envelope.priority], (function, unique)
+    if not envelope.payload:
+        raise Rejected("an empty background job keeps a gearmand with a sqlite queue from starting again: send a byte")
+    return _BACKGROUND[envelope.priority], (function, unique)
 
 
 def _delayed(envelope: Envelope, function: bytes, unique: bytes, due: float) -> Request:
+    if not envelope.background:
+        raise Rejected("Gearman delays background jobs only: nobody can wait for a delayed one; use send()")
     immediate = msgspec.structs.replace(envelope, due=None)
     if due <= time.time():
         return request(immediate, function)
