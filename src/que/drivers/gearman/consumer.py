@@ -243,8 +243,9 @@ class GearmanConsumer:
                 if not free:
                     break
             awake = [station for station in awake if station.machine.room > 0]
-        for station in touched:
-            station.connection.flush()
+        if not self._arrivals:
+            for station in touched:
+                station.connection.flush()
 
     # Naps
 
