@@ -1,6 +1,5 @@
 """Engine URLs: `scheme://user:password@host:port,host:port/path?option=value`, parsed once and never shown whole."""
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -73,8 +72,8 @@ class Address:
         """Raise ConfigurationError for an option outside `known`, with the nearest known one."""
         for name, _ in self.options:
             if name not in known:
-                guess = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {guess[0]}?" if guess else f"known: {', '.join(sorted(known)) or 'none'}"
+                guess = nearest(name, known)
+                hint = f"did you mean {guess}?" if guess else f"known: {', '.join(sorted(known)) or 'none'}"
                 raise ConfigurationError(f"{self}: unknown option {name!r}; {hint}")
 
     def text(self, name: str, default: str = "") -> str:
@@ -99,6 +98,13 @@ class Address:
             bounds = f"from {minimum:g} to {maximum:g}"
             raise ConfigurationError(f"{self}: option {name} must be a number {bounds}, not {text!r}")
         return value
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """Return the one of `known` that was probably meant, or None."""
+    import difflib  # only mistakes pay for it
+
+    return next(iter(difflib.get_close_matches(name, known, 1)), None)
 
 
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

@@ -4,14 +4,13 @@ A driver is batch-first: it gets what one loop tick collected and makes one writ
 ours in one place and says whose fault each was. It never lets one caller's reply reach another.
 """
 
-import difflib
-from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import EntryPoint, entry_points
+import importlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from typing_extensions import get_protocol_members
 
-from que.address import SCHEME, Address
+from que.address import SCHEME, Address, nearest
 from que.errors import ConfigurationError, JobError, SubmitError, UnknownDriver
 from que.model import Capabilities, DeadLetter, Delivery, Envelope, Failed, JobStatus, QueueDepth, Settled, Settlement
 
@@ -186,7 +185,7 @@ def register_driver(scheme: str, factory: DriverFactory) -> None:
 
 def known_schemes() -> list[str]:
     """Return every scheme that open_driver() knows, sorted: registered, built in, or an entry point's."""
-    return sorted({*_registered, *_BUILT_IN, *entry_points(group=_GROUP).names})
+    return sorted({*_registered, *_BUILT_IN, *(plugin.name for plugin in _plugins())})
 
 
 def open_driver(address: Address) -> Driver:
@@ -205,27 +204,45 @@ def open_driver(address: Address) -> Driver:
     return driver
 
 
+class _Plugin(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    def load(self) -> object: ...
+
+
+def _plugins() -> Iterable[_Plugin]:
+    # Imported when it is asked: with all that it imports it is half of what `import que` would cost.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=_GROUP)
+
+
 def _find(scheme: str) -> DriverFactory:
     if scheme in _registered:
         return _registered[scheme]
     if scheme in _BUILT_IN:
-        return _load(EntryPoint(scheme, _BUILT_IN[scheme], _GROUP))
-    for plugin in entry_points(group=_GROUP, name=scheme):
-        return _load(plugin)
+        return _load(scheme, _BUILT_IN[scheme], lambda: _built_in(_BUILT_IN[scheme]))
+    for plugin in _plugins():
+        if plugin.name == scheme:
+            return _load(scheme, plugin.value, plugin.load)
     known = known_schemes()
-    nearest = difflib.get_close_matches(scheme, known, 1)
-    raise UnknownDriver(scheme, f"{nearest[0]}://" if nearest else None, known)
+    raise UnknownDriver(scheme, f"{near}://" if (near := nearest(scheme, known)) else None, known)
 
 
-def _load(plugin: EntryPoint) -> DriverFactory:
+def _built_in(value: str) -> object:
+    module, _, name = value.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load(scheme: str, value: str, load: Callable[[], object]) -> DriverFactory:
     try:
-        factory: object = plugin.load()
+        factory = load()
     except (Exception, SystemExit) as error:
         # Whatever a module does while it is imported: it is not the program's own, and the URL is what names it.
-        raise ConfigurationError(
-            f"the driver of {plugin.name}://, {plugin.value}, cannot be imported: {error!r}"
-        ) from error
-    return _checked_factory(plugin.name, factory)
+        raise ConfigurationError(f"the driver of {scheme}://, {value}, cannot be imported: {error!r}") from error
+    return _checked_factory(scheme, factory)
 
 
 def _checked_factory(scheme: str, factory: object) -> DriverFactory:

@@ -163,7 +163,7 @@ class Slots:
 
     async def _work(self, task: asyncio.Task[None], base: contextvars.Context) -> None:
         """Run what waits until nothing does, or `task` is cancelled."""
-        waiting, running, report = self._waiting, self._running, self._report
+        waiting, running, run, report = self._waiting, self._running, self._run, self._report
         clock = self._loop.time
         breathed = clock()
         jobs = 0
@@ -171,8 +171,16 @@ class Slots:
             delivery = waiting.popleft()
             running[delivery] = task
             verdict: Verdict | None = None
+            context = base.copy()
+            work = run(delivery)
             try:
-                verdict = await self._stepped(delivery, base.copy())
+                try:
+                    awaited = context.run(work.send, None)
+                except StopIteration as end:
+                    # A handler that never waits costs no generator of ours.
+                    verdict = end.value
+                else:
+                    verdict = await self._stepped(delivery, work, context, awaited)
             except asyncio.CancelledError as error:
                 if not task.cancelling() and delivery not in self._stops:
                     _log.error("job %s %s was cancelled from inside", delivery.function, delivery.id, exc_info=error)
@@ -196,15 +204,15 @@ class Slots:
                 breathed = clock()
 
     @coroutine
-    def _stepped(self, delivery: Delivery, context: contextvars.Context) -> Generator[object, object, Verdict]:
-        """Return the verdict of `delivery`, running each step of it in `context`."""
+    def _stepped(
+        self,
+        delivery: Delivery,
+        work: Coroutine[object, object, Verdict],
+        context: contextvars.Context,
+        awaited: object,
+    ) -> Generator[object, object, Verdict]:
+        """Return the verdict of `work`, which waits for `awaited`, running each step of it in `context`."""
         run = context.run
-        work = self._run(delivery)
-        try:
-            awaited = run(work.send, None)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
         if self._waiting:
             self._wake()
         sent: object = None
@@ -225,7 +233,7 @@ class Slots:
             try:
                 awaited = run(work.send, sent) if thrown is None else run(work.throw, thrown)
             except StopIteration as end:
-                verdict = end.value
+                verdict: Verdict = end.value
                 return verdict
 
     def _finish(self, delivery: Delivery, verdict: Verdict | None, task: asyncio.Task[None]) -> None:

@@ -33,6 +33,7 @@ FIRST_REST_SECONDS: Final = 0.001
 LONGEST_REST_SECONDS: Final = 0.1
 
 _GRAB: Final = pack(Magic.REQUEST, PacketType.GRAB_JOB_UNIQ, ())
+_WORK_COMPLETE: Final = int(PacketType.WORK_COMPLETE)
 _PRE_SLEEP: Final = pack(Magic.REQUEST, PacketType.PRE_SLEEP, ())
 
 
@@ -146,7 +147,7 @@ class Worker(Generic[TokenT]):
         if handle not in self.held:
             return False
         # What cannot be packed raises here: the job is still held then, and can still fail.
-        self._out.add(PacketType.WORK_COMPLETE, (handle,), payload)
+        self._out.add(_WORK_COMPLETE, (handle,), payload)
         del self.held[handle]
         return True
 
