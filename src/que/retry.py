@@ -1,6 +1,5 @@
 """When a job that failed runs again: a pure decision, acted on by the engine or by the worker."""
 
-import random
 from dataclasses import dataclass
 
 from que.errors import ConfigurationError, Reject, RetryAfter
@@ -42,11 +41,15 @@ class Retry:
             return error.seconds
         if not isinstance(error, self.on):
             return None
+        if chance is None:
+            import random  # only failures pay for it
+
+            chance = random.random()
         try:
             seconds = min(self.base * self.factor ** (attempt - 1), self.max)
         except OverflowError:
             seconds = self.max
-        return seconds * (1 - self.jitter * (random.random() if chance is None else chance))
+        return seconds * (1 - self.jitter * chance)
 
 
 _A_YEAR = 366 * 86_400.0

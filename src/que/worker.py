@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
@@ -211,6 +210,8 @@ class _Station:
         self._closing = asyncio.Event()
         self._released = False
         # Of its own: with one for all stations, a job could wait for a thread although it has a slot.
+        from concurrent.futures import ThreadPoolExecutor  # what only submits needs no threads
+
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
         self._outliving: set[Future[object]] = set()
         self._extending: asyncio.Task[None] | None = None
@@ -285,6 +286,8 @@ class _Station:
 
     async def _pause(self, failures: int) -> None:
         """Wait longer after each failure, with jitter, but not when the worker stops."""
+        import random  # only failures pay for it
+
         longest = min(0.2 * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(random.uniform(0, longest)):

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import cast
@@ -39,7 +40,7 @@ def plug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str]
         points.append(EntryPoint(scheme, f"{module}:open_it", "que.drivers"))
 
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(registry, "entry_points", found)
+    monkeypatch.setattr(metadata, "entry_points", found)
     return add
 
 
