@@ -6,7 +6,8 @@ it, raise, or not call on at all.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from types import coroutine
 from typing import Never, cast
 
 from que.errors import JobTimeout
@@ -40,17 +41,41 @@ def deadline(seconds: float) -> Middleware[object]:
     """Return a middleware that cancels the run after `seconds` and fails it with JobTimeout."""
 
     async def stop_at_deadline(context: Context[object], params: object, call_next: Next) -> object:
-        limit = asyncio.timeout(seconds)
+        context.deadline = when = asyncio.get_running_loop().time() + seconds
+        run = call_next(params).__await__()
+        # Only what waits can be stopped, so a run that never does costs no timer: that is most of a deadline's cost.
+        try:
+            awaited = run.send(None)
+        except StopIteration as end:
+            return end.value
+        limit = asyncio.timeout_at(when)
         try:
             async with limit:
-                context.deadline = limit.when()
-                return await call_next(params)
+                return await _rest(run, awaited)
         except TimeoutError:
             if limit.expired():
                 raise RunTimeout(f"the run took longer than its run_timeout of {seconds:g} s") from None
             raise
 
     return stop_at_deadline
+
+
+@coroutine
+def _rest(run: Generator[object, object, object], awaited: object) -> Generator[object, object, object]:
+    """Do as `await run`, which already waits for `awaited`."""
+    while True:
+        try:
+            yield awaited
+        except GeneratorExit:
+            run.close()
+            raise
+        except BaseException as error:
+            try:
+                awaited = run.throw(error)
+            except StopIteration as end:
+                return end.value
+        else:
+            return (yield from run)
 
 
 async def log_runs(context: Context[object], params: object, call_next: Next) -> object:
