@@ -169,6 +169,8 @@ _BUILT_IN = {
     "gearmans": "que.drivers.gearman:GearmanDriver",
     "redis": "que.drivers.redis:RedisDriver",
     "rediss": "que.drivers.redis:RedisDriver",
+    "nats": "que.drivers.nats:NatsDriver",
+    "tls": "que.drivers.nats:NatsDriver",
 }
 _registered: dict[str, DriverFactory] = {}
 

@@ -11,7 +11,13 @@ from tests.docs.pages import README
 
 BEGIN = "<!-- capabilities: python -m tests.docs.capability_table --write -->\n"
 END = "<!-- end of capabilities -->"
-SCHEMES = {"memory": "memory://", "sqlite": "sqlite:///jobs.db", "gearman": "gearman://", "redis": "redis://"}
+SCHEMES = {
+    "memory": "memory://",
+    "sqlite": "sqlite:///jobs.db",
+    "gearman": "gearman://",
+    "redis": "redis://",
+    "nats": "nats://",
+}
 MEANINGS = {
     "lease": "what holds a job for the worker that took it",
     "lease_seconds": "for how long, unless it is extended",

@@ -33,6 +33,9 @@ FLOORS: dict[int, str] = {
         drivers.gearman drivers.gearman.admin drivers.gearman.client drivers.gearman.connection drivers.gearman.consumer
         drivers.gearman.driver drivers.gearman.link drivers.gearman.mapping drivers.gearman.options
         drivers.gearman.ring drivers.gearman.station
+        drivers.nats drivers.nats.burying drivers.nats.consumer drivers.nats.driver drivers.nats.lane drivers.nats.link
+        drivers.nats.names drivers.nats.options drivers.nats.session drivers.nats.settling drivers.nats.store
+        drivers.nats.streams
         drivers.redis drivers.redis.consumer drivers.redis.driver drivers.redis.line drivers.redis.link
         drivers.redis.options drivers.redis.records drivers.redis.scripts drivers.redis.session drivers.redis.wire
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
@@ -274,7 +277,7 @@ def test_importing_que_loads_no_engine_and_no_command_line() -> None:
     program = "import json, sys, que; print(json.dumps(sorted(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60).stdout
     loaded = json.loads(printed)
-    unwanted = ("que.drivers", "que.gearman", "que.cli", "que.testing", "typer", "click", "rich", "uvloop", "redis")
+    unwanted = ("que.drivers", "que.gearman", "que.cli", "que.testing", "typer", "click", "rich", "uvloop", "redis", "nats")
     assert "que.app" in loaded
     assert [each for each in loaded if each.startswith(unwanted)] == []
 

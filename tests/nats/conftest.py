@@ -1,0 +1,45 @@
+"""One server for the room, without a stream for each test; and servers for tests that break them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nats.server import NatsServer
+
+StartNats = Callable[..., NatsServer]
+
+
+@pytest.fixture(scope="session")
+def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    server = NatsServer.start(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def nats(shared_nats: NatsServer) -> NatsServer:
+    """A server that runs, without a stream; never stop it."""
+    shared_nats.remove_streams()
+    return shared_nats
+
+
+@pytest.fixture
+def url(nats: NatsServer) -> str:
+    return nats.url
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[StartNats]:
+    """Start a server for this test alone: `own_nats("--user", "joe", "--pass", "secret", user="joe", …)`."""
+    started: list[NatsServer] = []
+
+    def start(*options: str, **credentials: str) -> NatsServer:
+        directory = tmp_path / f"nats-{len(started)}"
+        directory.mkdir()
+        started.append(NatsServer.start(directory, *options, **credentials))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()

@@ -1,0 +1,133 @@
+"""A nats-server of ours: on a free port of 127.0.0.1, its streams in a directory of the test."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn
+
+
+class NatsServer:
+    """Its port, directory and options outlive its process, so that `restart` finds its clients and its data again."""
+
+    def __init__(self, directory: Path, options: Sequence[str], credentials: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self._program = require("nats-server")
+        self._directory = directory
+        self._options = options
+        self._credentials = credentials
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(cls, directory: Path, *options: str, **credentials: str) -> Self:
+        """Return a server that answers; `options` are nats-server's own, `credentials` what CONNECT then needs."""
+        server = cls(directory, options, credentials)
+        for _ in range(5):
+            if server._launch():
+                return server
+            server.port = free_port()
+        raise AssertionError(f"nats-server does not start:\n{server.log}")
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        path = self._directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise AssertionError("nats-server is not running")
+        return self._process.pid
+
+    def ask(self, subject: str, question: object = None, body: bytes | None = None) -> dict[str, object]:
+        """Return the answer to one request, without a client library."""
+        told = json.dumps(question or {}).encode() if body is None else body
+        words = b"PUB %s in %d\r\n%s\r\n" % (subject.encode(), len(told), told)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            stream = connection.makefile("rb")
+            stream.readline()
+            options = json.dumps({"verbose": False, **self._credentials}).encode()
+            connection.sendall(b"CONNECT %s\r\nSUB in 1\r\n%sPING\r\n" % (options, words))
+            while line := stream.readline():
+                if line.startswith(b"MSG"):
+                    answer: dict[str, object] = json.loads(stream.read(int(line.split()[-1])))
+                    return answer
+        raise AssertionError(f"nats-server has not answered {subject}")
+
+    def api(self, verb: str, question: object = None) -> dict[str, object]:
+        """Return what JetStream's API answers."""
+        return self.ask(f"$JS.API.{verb}", question)
+
+    def streams(self) -> dict[str, int]:
+        """Return how many messages each stream holds."""
+        answer = self.api("STREAM.LIST")
+        found = answer["streams"]
+        assert isinstance(found, list) or found is None
+        return {each["config"]["name"]: each["state"]["messages"] for each in found or ()}
+
+    def remove_streams(self) -> None:
+        """The server is as good as new."""
+        for name in self.streams():
+            self.api(f"STREAM.DELETE.{name}")
+
+    def kill(self) -> None:
+        """The server is gone by SIGKILL, with no word to its clients."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+            self._process = None
+
+    def stop(self) -> None:
+        """The server has shut down by SIGTERM; nothing happens when it is already gone."""
+        if self._process is not None:
+            end(self._process)
+            self._process = None
+
+    def restart(self) -> None:
+        """A new process with the same data answers on the same port; one that still runs is stopped first."""
+        self.stop()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._launch():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nats-server does not come back on port {self.port}:\n{self.log}")
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """The server stands still, its sockets open, until the block ends."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def _launch(self) -> bool:
+        """Return whether a new process answers on the port; False when it ended, as it does when the port is taken."""
+        fixed = {"--addr": "127.0.0.1", "--port": str(self.port), "--store_dir": str(self._directory / "data")}
+        words = [word for pair in fixed.items() for word in pair]
+        self._process = spawn(
+            [self._program, "--jetstream", *words, "--log", str(self._directory / "log"), *self._options]
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._answers():
+                return True
+            time.sleep(0.01)
+        self.kill()
+        return False
+
+    def _answers(self) -> bool:
+        """Return whether it is this very process that listens, and has read its streams."""
+        with suppress(OSError, AssertionError, ValueError):
+            return f"[{self.pid}]" in self.log and "type" in self.api("INFO")
+        return False
