@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn
 
@@ -71,10 +71,12 @@ class NatsServer:
 
     def streams(self) -> dict[str, int]:
         """Return how many messages each stream holds."""
-        answer = self.api("STREAM.LIST")
-        found = answer["streams"]
-        assert isinstance(found, list) or found is None
-        return {each["config"]["name"]: each["state"]["messages"] for each in found or ()}
+        names = cast(list[str] | None, self.api("STREAM.NAMES")["streams"])
+        return {name: self._messages(name) for name in names or ()}
+
+    def _messages(self, stream: str) -> int:
+        state = cast(dict[str, int], self.api(f"STREAM.INFO.{stream}")["state"])
+        return state["messages"]
 
     def remove_streams(self) -> None:
         """The server is as good as new."""
