@@ -21,7 +21,7 @@ class TestMemory(Contract):
             "a job that outlasts its lease runs once",
             "a frozen worker loses its job to another for good",
             # Nothing survives it.
-            "everyone is back after the engines restart",
-            "durable jobs outlive the engines restart",
+            "everyone is back after the engine restarts",
+            "durable jobs outlive a restart of the engine",
         }
     )

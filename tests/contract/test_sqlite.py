@@ -11,8 +11,8 @@ class TestSqlite(Contract):
     not_applicable = frozenset(
         {
             # There is no server that could be restarted: its engine is whoever opens the file.
-            "everyone is back after the engines restart",
-            "durable jobs outlive the engines restart",
+            "everyone is back after the engine restarts",
+            "durable jobs outlive a restart of the engine",
         }
     )
 

@@ -1,12 +1,10 @@
 """The README's table of capabilities, made from the drivers themselves; `--write` puts it there."""
 
-import dataclasses
-import enum
 import sys
 
 from que.address import Address
 from que.driver import open_driver
-from que.model import Capabilities, Support
+from que.testing.table import rows
 from tests.docs.pages import README
 
 BEGIN = "<!-- capabilities: python -m tests.docs.capability_table --write -->\n"
@@ -47,20 +45,12 @@ MEANINGS = {
 
 def table() -> str:
     """Return the table: a row for each capability, a column for each driver."""
-    drivers = [open_driver(Address.parse(url)).capabilities for url in SCHEMES.values()]
+    drivers = [dict(rows(open_driver(Address.parse(url)).capabilities)) for url in SCHEMES.values()]
     lines = ["| | | " + " | ".join(SCHEMES) + " |", "|---" * (len(SCHEMES) + 2) + "|"]
-    for field in dataclasses.fields(Capabilities):
-        cells = " | ".join(_shown(field.name, getattr(capabilities, field.name)) for capabilities in drivers)
-        lines.append(f"| {field.name} | {MEANINGS[field.name]} | {cells} |")
+    for name in drivers[0]:
+        cells = " | ".join(driver[name] for driver in drivers)
+        lines.append(f"| {name} | {MEANINGS[name]} | {cells} |")
     return "\n".join(lines) + "\n"
-
-
-def _shown(name: str, value: object) -> str:
-    if name == "max_payload" and value is None:
-        return "no limit"
-    if value is None or value is Support.NONE:
-        return "–"
-    return str(value.value) if isinstance(value, enum.Enum) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def written(text: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Sizes:
     """Counts of jobs, and times in seconds.
 
-    `deadline`: for one scenario; it bounds a hang, so it is generous. `longest_lease`: a timed lease that takes longer
+    `deadline`: for one scenario; it bounds a hang, so it is generous. `patience`: of many jobs, how long none may end
+    before those that are left count as lost. `longest_lease`: a timed lease that takes longer
     is not waited for. `pause`: between two faults. `most_bytes`: of a payload, where the engine would carry more.
     `most_queued`: bytes that wait at once.
     """
@@ -21,6 +22,7 @@ class Sizes:
     beside_poison: int
     pause: float
     longest_lease: float
+    patience: float
     deadline: float
 
 
@@ -34,6 +36,7 @@ QUICK = Sizes(
     beside_poison=100,
     pause=0.3,
     longest_lease=3.0,
+    patience=20.0,
     deadline=60.0,
 )
 
@@ -47,5 +50,6 @@ FULL = Sizes(
     beside_poison=500,
     pause=0.5,
     longest_lease=60.0,
+    patience=120.0,
     deadline=600.0,
 )

@@ -40,6 +40,8 @@ class DriverSuite:
         self, request: pytest.FixtureRequest, restart: Callable[[], None] | None, sizes: Sizes, tmp_path: Path
     ) -> Subject:
         """The engine under test."""
+        unknown = set(self.not_applicable) - {scenario.name for scenario in SCENARIOS}
+        assert not unknown, f"no scenario is called {unknown.pop()!r}: see que.testing.SCENARIOS"
         given: object = getattr(self, "url", None)
         url: object = given if isinstance(given, str) else request.getfixturevalue("url")
         if not isinstance(url, str):

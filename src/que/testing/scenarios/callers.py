@@ -176,7 +176,7 @@ async def a_worker_that_stops_while_busy_gives_its_jobs_back(subject: Subject) -
     expect(interrupted <= set(runs[8:]), "those that were interrupted ran again")
 
 
-async def everyone_is_back_after_the_engines_restart(subject: Subject) -> None:
+async def everyone_is_back_after_the_engine_restarts(subject: Subject) -> None:
     """Those who submit and those who work connect again by themselves; how soon is noted."""
     assert subject.restart is not None
     app = subject.app()
@@ -204,7 +204,7 @@ async def _works(echo: que.Job[int, int]) -> bool:
         return False
 
 
-async def durable_jobs_outlive_the_engines_restart(subject: Subject) -> None:
+async def durable_jobs_outlive_a_restart_of_the_engine(subject: Subject) -> None:
     """Those that waited and those that ran when it stopped: none is lost, what ran may run again."""
     assert subject.restart is not None
     app = subject.app()
@@ -235,6 +235,6 @@ SCENARIOS = (
     Scenario(disconnecting_is_harmless_when_repeated_and_can_be_undone, (needs_pushed_results,)),
     Scenario(nobody_waits_for_ever_for_an_app_that_disconnects, (needs_pushed_results,)),
     Scenario(a_worker_that_stops_while_busy_gives_its_jobs_back),
-    Scenario(everyone_is_back_after_the_engines_restart, (needs_restart, needs_pushed_results)),
-    Scenario(durable_jobs_outlive_the_engines_restart, (needs_restart, needs_durability)),
+    Scenario(everyone_is_back_after_the_engine_restarts, (needs_restart, needs_pushed_results)),
+    Scenario(durable_jobs_outlive_a_restart_of_the_engine, (needs_restart, needs_durability)),
 )

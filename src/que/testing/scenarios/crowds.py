@@ -25,7 +25,7 @@ async def of_many_producers_and_worker_processes_no_job_is_lost_or_run_twice(sub
     keys = [f"job-{number}" for number in range(subject.sizes.crowd)]
     async with crew(subject, ledger, _WORKERS, _SLOTS) as workers:
         await produce(subject, keys)
-        await until_done(ledger, keys, subject.sizes.deadline)
+        await until_done(ledger, keys, subject.sizes.patience)
         await workers.stop()
     sums = close_books(subject, ledger, keys)
     expect(
@@ -47,17 +47,16 @@ async def _send(subject: Subject, app: que.Que[None], keys: Sequence[str], secon
     expect(not sent.refused, f"the engine refused jobs, such as {sent.refused[:1]}")
 
 
-async def until_done(ledger: Ledger, keys: Sequence[str], seconds: float) -> None:
-    """Return once each of `keys` has ended at least once."""
+async def until_done(ledger: Ledger, keys: Sequence[str], patience_seconds: float) -> None:
+    """Return once each of `keys` has ended at least once, or none of them has for so long."""
     waiting = set(keys)
-
-    def is_done() -> bool:
-        waiting.difference_update(entry.key for entry in ledger.entries() if entry.event == "done")
-        return not waiting
-
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds * 0.8
-    while not is_done() and loop.time() < end:
+    changed = loop.time()
+    while waiting and loop.time() < changed + patience_seconds:
+        before = len(waiting)
+        waiting.difference_update(entry.key for entry in ledger.entries() if entry.event == "done")
+        if len(waiting) < before:
+            changed = loop.time()
         await asyncio.sleep(0.05)
 
 

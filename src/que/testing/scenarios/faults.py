@@ -54,7 +54,7 @@ def _seconds_each(subject: Subject, count: int) -> float:
 
 async def _until_done_through(workers: Crew, ledger: Ledger, keys: list[str], subject: Subject, fault: Fault) -> int:
     """Return the number of faults until each of `keys` had ended; the oldest worker is always the next."""
-    done = asyncio.create_task(until_done(ledger, keys, subject.sizes.deadline))
+    done = asyncio.create_task(until_done(ledger, keys, subject.sizes.patience))
     faults = 0
     try:
         while not done.done():
@@ -110,7 +110,7 @@ async def a_job_that_kills_its_workers_does_not_take_the_others_along(subject: S
         poison = app.add(poison_job(subject.prefix))
         await poison.send(Work("poison"))
         await produce(subject, keys, 0.01)
-        done = asyncio.create_task(until_done(ledger, [*keys, *ends], subject.sizes.deadline))
+        done = asyncio.create_task(until_done(ledger, [*keys, *ends], subject.sizes.patience))
         while not done.done() or (subject.can.attempts and deaths < POISON_ATTEMPTS):
             for member in list(workers.members):
                 if not member.is_alive:
