@@ -7,7 +7,7 @@ from que.address import Address
 from que.drivers.sqlite.database import Settings
 from que.errors import ConfigurationError
 
-_OPTIONS = ("synchronous", "lease", "dead_letter_ttl", "busy_timeout")
+OPTIONS = ("synchronous", "lease", "dead_letter_ttl", "busy_timeout")
 _SYNCHRONOUS = ("normal", "full")
 _TWO_WEEKS = 14 * 86_400.0
 
@@ -24,7 +24,7 @@ class SqliteOptions:
     @classmethod
     def parse(cls, address: Address) -> "SqliteOptions":
         """Return the options; raises ConfigurationError, naming the way out, for what cannot be used."""
-        address.refuse_other_options(_OPTIONS)
+        address.refuse_other_options(OPTIONS)
         synchronous = address.text("synchronous", "normal").lower()
         if synchronous not in _SYNCHRONOUS:
             raise ConfigurationError(f"{address}: option synchronous must be normal or full, not {synchronous!r}")
