@@ -165,6 +165,8 @@ _GROUP = "que.drivers"
 _BUILT_IN = {
     "memory": "que.drivers.memory:MemoryDriver",
     "sqlite": "que.drivers.sqlite:SqliteDriver",
+    "postgresql": "que.drivers.postgres:PostgresDriver",
+    "postgres": "que.drivers.postgres:PostgresDriver",
     "gearman": "que.drivers.gearman:GearmanDriver",
     "gearmans": "que.drivers.gearman:GearmanDriver",
     "redis": "que.drivers.redis:RedisDriver",

@@ -12,6 +12,7 @@ END = "<!-- end of capabilities -->"
 SCHEMES = {
     "memory": "memory://",
     "sqlite": "sqlite:///jobs.db",
+    "postgresql": "postgresql://",
     "gearman": "gearman://",
     "redis": "redis://",
     "nats": "nats://",

@@ -41,6 +41,9 @@ FLOORS: dict[int, str] = {
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
         drivers.sqlite.driver drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
         drivers.sqlite.submitting drivers.sqlite.turn drivers.sqlite.working
+        drivers.postgres drivers.postgres.columns drivers.postgres.consumer drivers.postgres.driver drivers.postgres.ear
+        drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
+        drivers.postgres.session
     """,
     4: "worker run slots",
     5: "blocking app",

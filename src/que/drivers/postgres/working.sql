@@ -1,0 +1,149 @@
+-- What workers do. All functions are replaced by each migration: {schema} and {plans} are put in by schema.py.
+
+-- Takes at most `most` jobs, from each function at most `share`, higher priorities first and then in their order.
+-- The lows are ids below which no job of that function and priority waits: what stands there has been taken, and dead
+-- rows of it are not to be looked at again.
+CREATE OR REPLACE FUNCTION "{schema}".take(
+    functions text[], high bigint[], normal bigint[], low bigint[], share integer, most integer,
+    taker text, new_token bigint, lease_seconds double precision
+) RETURNS TABLE (id bigint, priority smallint, function text, payload bytea, job_id text, attempts integer, run_timeout double precision)
+LANGUAGE plpgsql {plans} AS $$
+BEGIN
+    RETURN QUERY
+    UPDATE "{schema}".jobs SET
+        state = 2,
+        attempts = jobs.attempts + 1,
+        token = new_token,
+        worker = taker,
+        lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+    FROM (
+        SELECT shares.id
+        FROM unnest(functions, high, normal, low) AS lane (function, high, normal, low)
+        CROSS JOIN LATERAL (
+            SELECT ready.id
+            FROM (VALUES (1::smallint, lane.high), (0::smallint, lane.normal), ((-1)::smallint, lane.low))
+                AS level (priority, low)
+            CROSS JOIN LATERAL (
+                SELECT waiting.id FROM "{schema}".jobs AS waiting
+                WHERE waiting.state = 0 AND waiting.function = lane.function AND waiting.priority = level.priority
+                    AND waiting.id >= level.low
+                ORDER BY waiting.id LIMIT share FOR UPDATE SKIP LOCKED
+            ) AS ready
+            LIMIT share
+        ) AS shares
+        LIMIT most
+    ) AS chosen
+    WHERE jobs.id = chosen.id
+    RETURNING jobs.id, jobs.priority, jobs.function, jobs.payload, jobs.job_id, jobs.attempts, jobs.run_timeout;
+END
+$$;
+
+-- Gives back what was taken under this token and never arrived at the taker.
+CREATE OR REPLACE FUNCTION "{schema}".untake(lost_token bigint) RETURNS void
+LANGUAGE plpgsql {plans} AS $$
+DECLARE
+    ids bigint[];
+    functions text[];
+    priorities smallint[];
+BEGIN
+    WITH returned AS (
+        UPDATE "{schema}".jobs
+        SET state = 0, attempts = attempts - 1, token = NULL, worker = NULL, lease_until = NULL
+        WHERE state = 2 AND lease_until > '-infinity' AND token = lost_token
+        RETURNING id, function, priority
+    )
+    SELECT array_agg(id), array_agg(function), array_agg(priority) INTO ids, functions, priorities FROM returned;
+    PERFORM "{schema}".wake(functions, priorities, ids);
+END
+$$;
+
+-- Writes each verdict whose token still holds its job, and returns the positions of those, counted from 1.
+-- verdicts: 0 completed (or NULL), 1 failed, 2 failed and not to be buried, 3 redeliver, 4 released.
+CREATE OR REPLACE FUNCTION "{schema}".settle(
+    ids bigint[], tokens bigint[], verdicts smallint[], bodies bytea[], afters double precision[]
+) RETURNS bigint[]
+LANGUAGE plpgsql {plans} AS $$
+DECLARE
+    places bigint[];
+    their_ids bigint[];
+    submitters text[];
+    job_ids text[];
+    kinds smallint[];
+    their_bodies bytea[];
+    result_ttls double precision[];
+    watched boolean[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM "{schema}".jobs
+        USING unnest(ids, tokens, verdicts, bodies) WITH ORDINALITY AS each (id, token, verdict, body, n)
+        WHERE jobs.id = each.id AND jobs.token = each.token AND jobs.state = 2 AND coalesce(each.verdict, 0) < 3
+        RETURNING each.n, coalesce(each.verdict, 0::smallint) AS verdict, each.body, jobs.*
+    ), buried AS (
+        INSERT INTO "{schema}".dead_letters (
+            id, priority, attempts, buried_at, run_timeout, result_ttl, function, job_id, unique_key, failure, payload
+        )
+        SELECT
+            id, priority, attempts, clock_timestamp(), run_timeout, result_ttl, function, job_id, unique_key, body, payload
+        FROM gone WHERE verdict = 1 AND submitter IS NULL
+        ON CONFLICT (id) DO NOTHING
+    )
+    SELECT
+        array_agg(n ORDER BY n), array_agg(id ORDER BY n), array_agg(submitter ORDER BY n), array_agg(job_id ORDER BY n),
+        array_agg(least(verdict, 1)::smallint ORDER BY n), array_agg(body ORDER BY n), array_agg(result_ttl ORDER BY n),
+        array_agg(gone.watched ORDER BY n)
+    INTO places, their_ids, submitters, job_ids, kinds, their_bodies, result_ttls, watched
+    FROM gone;
+    PERFORM "{schema}".ended(their_ids, submitters, job_ids, kinds, their_bodies, result_ttls, watched);
+    IF 3 <= ANY (verdicts) THEN
+        places := coalesce(places, '{}') || "{schema}".requeue(ids, tokens, verdicts, afters);
+    END IF;
+    RETURN coalesce(places, '{}');
+END
+$$;
+
+-- Settles the verdicts 3 and 4: the jobs wait again, after some seconds or in their old place.
+CREATE OR REPLACE FUNCTION "{schema}".requeue(
+    ids bigint[], tokens bigint[], verdicts smallint[], afters double precision[]
+) RETURNS bigint[]
+LANGUAGE plpgsql {plans} AS $$
+DECLARE
+    places bigint[];
+    their_ids bigint[];
+    functions text[];
+    priorities smallint[];
+BEGIN
+    WITH waiting AS (
+        UPDATE "{schema}".jobs SET
+            state = CASE WHEN each.verdict = 3 AND each.after > 0 THEN 1 ELSE 0 END,
+            due = CASE WHEN each.verdict = 3 AND each.after > 0
+                THEN clock_timestamp() + make_interval(secs => each.after) END,
+            attempts = CASE WHEN each.verdict = 4 THEN attempts - 1 ELSE attempts END,
+            token = NULL, worker = NULL, lease_until = NULL
+        FROM unnest(ids, tokens, verdicts, afters) WITH ORDINALITY AS each (id, token, verdict, after, n)
+        WHERE jobs.id = each.id AND jobs.token = each.token AND jobs.state = 2 AND each.verdict >= 3
+        RETURNING each.n, jobs.id, function, priority
+    )
+    SELECT coalesce(array_agg(n), '{}'), array_agg(id), array_agg(function), array_agg(priority)
+    INTO places, their_ids, functions, priorities FROM waiting;
+    PERFORM "{schema}".wake(functions, priorities, their_ids);
+    RETURN places;
+END
+$$;
+
+-- Lets leases begin anew, and returns the positions of those that are held still, counted from 1.
+CREATE OR REPLACE FUNCTION "{schema}".extend(ids bigint[], tokens bigint[], lease_seconds double precision)
+RETURNS bigint[]
+LANGUAGE plpgsql {plans} AS $$
+DECLARE
+    places bigint[];
+BEGIN
+    WITH held AS (
+        UPDATE "{schema}".jobs SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+        FROM unnest(ids, tokens) WITH ORDINALITY AS each (id, token, n)
+        WHERE jobs.id = each.id AND jobs.token = each.token AND jobs.state = 2
+        RETURNING each.n
+    )
+    SELECT coalesce(array_agg(n), '{}') INTO places FROM held;
+    RETURN places;
+END
+$$;

@@ -1,0 +1,158 @@
+"""A PostgreSQL of our own: on a free port of 127.0.0.1, its data in a directory that goes with it."""
+
+import glob
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import psycopg
+import pytest
+
+from tests.servers import START_SECONDS, end, free_port, require, spawn
+
+
+def program(name: str) -> str:
+    """Return the path of one of the server's programs, which Debian keeps off the PATH."""
+    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), key=lambda path: int(path.split("/")[4]))
+    return found[-1] if found else require(name)
+
+
+class Postgres:
+    """One server; the port and the data outlive its process, so that `restart` finds its clients again."""
+
+    def __init__(self) -> None:
+        self._postgres, self._initdb = program("postgres"), program("initdb")
+        self._directory = Path(tempfile.mkdtemp(prefix="que-postgres-"))
+        self._data = self._directory / "data"
+        self._log = self._directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+        self.port = 0
+
+    @classmethod
+    def start(cls) -> Self:
+        """Return a server that answers."""
+        server = cls()
+        server._make_data()
+        server.restart()
+        return server
+
+    def _make_data(self) -> None:
+        if os.getuid() == 0:
+            os.chown(self._directory, *_somebody())
+        made = subprocess.run(
+            _as_somebody([self._initdb, "-D", str(self._data), "-A", "trust", "-U", "que", "--no-sync", "-E", "UTF8"]),
+            capture_output=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        assert made.returncode == 0, made.stderr.decode()
+
+    def restart(self) -> None:
+        """A process with the same data answers on the same port; one that still runs is stopped first."""
+        self.stop()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._launch(deadline):
+            assert time.monotonic() < deadline, f"PostgreSQL does not start:\n{self._log.read_text()}"
+
+    def _launch(self, deadline: float) -> bool:
+        self.port = self.port or free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": 200,
+            "shared_buffers": "64MB",
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self._log.open("ab") as log:
+            self._process = spawn(_as_somebody([self._postgres, "-D", str(self._data), *options]), stderr=log)
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with psycopg.connect(self.conninfo(), connect_timeout=2):
+                    return True
+            except psycopg.OperationalError:
+                time.sleep(0.02)
+        if self._process.poll() is not None and not (self._data / "postmaster.pid").exists():
+            # Somebody else was quicker to take the port.
+            self.port = 0
+        return False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def conninfo(self, database: str = "postgres") -> str:
+        return f"host=127.0.0.1 port={self.port} user=que dbname={database}"
+
+    def new_database(self) -> str:
+        """Return the name of a database that is empty."""
+        self._databases += 1
+        name = f"test{self._databases}"
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return name
+
+    def url(self, database: str) -> str:
+        return f"postgresql://que@127.0.0.1:{self.port}/{database}"
+
+    def stop(self) -> None:
+        """The server has shut down and its clients' sessions with it; nothing happens when it is already gone."""
+        if self._process is not None:
+            # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
+            if self._process.poll() is None:
+                self._process.send_signal(2)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(START_SECONDS)
+            end(self._process)
+            self._process = None
+
+    def remove(self) -> None:
+        """Nothing is left of it."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _somebody() -> tuple[int, int]:
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return entry.pw_uid, entry.pw_gid
+    pytest.fail("PostgreSQL does not run as root, and there is no user nobody")
+
+
+def _as_somebody(command: Sequence[str]) -> list[str]:
+    """Return the command as one that is not run by root, which PostgreSQL refuses."""
+    if os.getuid() != 0:
+        return list(command)
+    user, group = _somebody()
+    return [
+        require("setpriv"),
+        f"--reuid={user}",
+        f"--regid={group}",
+        "--clear-groups",
+        # The death signal that spawn() has set is forgotten when the user changes.
+        "--pdeathsig=KILL",
+        *command,
+    ]
+
+
+@contextmanager
+def running() -> Generator[Postgres]:
+    """A server that is gone when the block ends."""
+    server = Postgres.start()
+    try:
+        yield server
+    finally:
+        server.remove()
