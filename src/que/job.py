@@ -46,8 +46,8 @@ class Surroundings:
     """What all runs of one consumer share.
 
     `progress` and `chunks` are None where the driver named `driver` has no such channel. `redelivers`: whether the
-    engine delays a redelivery, so that no worker has to. `thread` is the loop's ident.
-    `blocking` is the sync face of the app.
+    engine delays a redelivery, so that no worker has to. `thread` is the loop's ident. `stopped` tells whether a
+    delivery's run has been told to stop. `blocking` is the sync face of the app.
     """
 
     driver: str
@@ -56,19 +56,31 @@ class Surroundings:
     progress: Emits | None
     chunks: Emits | None
     redelivers: bool
+    stopped: Callable[[Delivery], bool]
     blocking: Blocking
 
 
 class Context(Generic[StateT_co]):
     """One run of a job, as its handler sees it; `Context("name", state=…)` makes one for a unit test.
 
-    `job`: its name. `job_id`: the submitter's id where the engine carries it. `attempt`: 1 for the first run, None
-    where the engine cannot count. `deadline`: the loop's time at which the run is stopped, or None.
-    `cancelled`: becomes true when the run is no longer wanted; an `async def` handler gets CancelledError, a `def`
-    handler has to look. `state`: what the app's lifespan yielded.
+    `job`: its name. `job_id`: the submitter's id where the engine carries it. `attempt`: 1 for the first run. Where the
+    engine cannot count, None for a job that has just come, which may have run elsewhere, then 2, 3, … as this worker
+    runs it again. `deadline`: the loop's time at which the run is stopped, or None. `state`: what the app's lifespan
+    yielded.
     """
 
-    __slots__ = ("_delivery", "_surroundings", "attempt", "cancelled", "deadline", "job", "job_id", "state")
+    __slots__ = (
+        "_cancelled",
+        "_delivery",
+        "_limit",
+        "_retry",
+        "_surroundings",
+        "attempt",
+        "deadline",
+        "job",
+        "job_id",
+        "state",
+    )
 
     def __init__(
         self,
@@ -79,15 +91,42 @@ class Context(Generic[StateT_co]):
         attempt: int | None = None,
         surroundings: Surroundings | None = None,
         delivery: Delivery | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self.job: str = job
         self.state: StateT_co = state
         self.job_id: str = job_id
         self.attempt: int | None = attempt
         self.deadline: float | None = None
-        self.cancelled: bool = False
+        self._cancelled = False
+        self._limit: asyncio.Timeout | None = None
         self._surroundings = surroundings
         self._delivery = delivery
+        self._retry = retry
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run is not wanted any more: cancelled, over time, its lease gone, its worker about to end.
+
+        An `async def` handler gets CancelledError as well, a `def` handler has to look. May be set, for a unit test.
+        """
+        if self._cancelled or (self._limit is not None and self._limit.expired()):
+            return True
+        if self._surroundings is None or self._delivery is None:
+            return False
+        return self._surroundings.stopped(self._delivery)
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        self._cancelled = value
+
+    def limit_by(self, limit: asyncio.Timeout) -> None:
+        """From now on the run is cancelled, too, once `limit` has expired."""
+        self._limit = limit
+
+    def will_retry(self, error: BaseException) -> bool:
+        """Return whether the job runs again if this run ends with `error`; False in a context made by hand."""
+        return self._retry is not None and self._retry.wait(self.attempt or 1, error) is not None
 
     @property
     def blocking(self) -> Blocking:

@@ -49,6 +49,7 @@ def deadline(seconds: float) -> Middleware[object]:
         except StopIteration as end:
             return end.value
         limit = asyncio.timeout_at(when)
+        context.limit_by(limit)
         try:
             async with limit:
                 return await _rest(run, awaited)

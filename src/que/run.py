@@ -63,18 +63,20 @@ class Runs:
         wants_context = handler.wants_context or bool(around) or limit is not None
         load_params, dump_result = job.load_params, job.dump_result
 
-        def new_context(delivery: Delivery) -> Context[object]:
+        def new_context(delivery: Delivery, attempt: int | None) -> Context[object]:
             return Context(
                 job.name,
                 state=state,
                 job_id=delivery.id,
-                attempt=delivery.attempt,
+                attempt=attempt,
                 surroundings=site,
                 delivery=delivery,
+                retry=policy,
             )
 
         async def run(delivery: Delivery) -> Verdict:
-            attempt = delivery.attempt or 1
+            known = delivery.attempt
+            attempt = known or 1
             if attempt > policy.attempts:
                 return _worn_out(delivery)
             while True:
@@ -85,9 +87,9 @@ class Runs:
                 try:
                     if delivery.run_timeout is not None and delivery.run_timeout != limit:
                         limited = chain((deadline(delivery.run_timeout), *around), step)
-                        result = await limited(params, new_context(delivery))
+                        result = await limited(params, new_context(delivery, known))
                     else:
-                        result = await whole(params, new_context(delivery) if wants_context else _NO_CONTEXT)
+                        result = await whole(params, new_context(delivery, known) if wants_context else _NO_CONTEXT)
                 except _NO_FAILURES:
                     raise
                 except BaseException as error:
@@ -103,7 +105,7 @@ class Runs:
                 if site.redelivers:
                     return Redeliver(wait_seconds)
                 await asyncio.sleep(wait_seconds)
-                attempt += 1
+                known = attempt = attempt + 1
 
         return run
 

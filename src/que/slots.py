@@ -91,6 +91,10 @@ class Slots:
             self._waiting.remove(delivery)
             self._end(delivery, None, why)
 
+    def is_stopped(self, delivery: Delivery) -> bool:
+        """Whether `delivery` runs although it was told to stop; safe in any thread."""
+        return delivery in self._stops
+
     def stop_all(self) -> None:
         """Cancel everything, now and to come: the worker stops."""
         self._stopped = True

@@ -228,6 +228,7 @@ class _Station:
             progress=emits if can.progress else None,
             chunks=emits if can.chunks else None,
             redelivers=bool(can.retry),
+            stopped=self._is_stopped,
             blocking=blocking,
         )
         run = runs(self._executor, self._outlived, surroundings).run
@@ -249,6 +250,9 @@ class _Station:
     def cancelled(self, delivery: Delivery) -> None:
         """Somebody cancelled a job."""
         self._slots.stop(delivery, Stop.CANCELLED)
+
+    def _is_stopped(self, delivery: Delivery) -> bool:
+        return self._slots.is_stopped(delivery)
 
     async def _reserve(self) -> None:
         failures = 0

@@ -46,6 +46,7 @@ class Site:
         redelivers: bool = True,
     ) -> None:
         self.executor = ThreadPoolExecutor(threads)
+        self.stopped: set[Delivery] = set()
         surroundings = Surroundings(
             driver="memory",
             loop=asyncio.get_running_loop(),
@@ -53,6 +54,7 @@ class Site:
             progress=None,
             chunks=None,
             redelivers=redelivers,
+            stopped=self.stopped.__contains__,
             blocking=cast(Blocking, self),
         )
         jobs = {job.name: cast(que.Job[object, object], job)}

@@ -67,7 +67,7 @@ class Life:
 class Site:
     """An app whose one job is worked, on one fake engine or several."""
 
-    def __init__(self, handler: Callable[[int], object] = returns, *drivers: FakeDriver, life: Life | None = None):
+    def __init__(self, handler: Callable[..., object] = returns, *drivers: FakeDriver, life: Life | None = None):
         self.drivers = drivers or (FakeDriver(),)
         self.life = life or Life()
         urls = [url_of(driver) for driver in self.drivers]
