@@ -173,6 +173,8 @@ _BUILT_IN = {
     "rediss": "que.drivers.redis:RedisDriver",
     "nats": "que.drivers.nats:NatsDriver",
     "tls": "que.drivers.nats:NatsDriver",
+    "amqp": "que.drivers.amqp:AmqpDriver",
+    "amqps": "que.drivers.amqp:AmqpDriver",
 }
 _registered: dict[str, DriverFactory] = {}
 

@@ -30,6 +30,9 @@ FLOORS: dict[int, str] = {
     3: """
         handle outcome stream portal job classform middleware backend
         drivers drivers.memory
+        drivers.amqp drivers.amqp.burying drivers.amqp.channel drivers.amqp.connection drivers.amqp.consumer
+        drivers.amqp.driver drivers.amqp.link drivers.amqp.messages drivers.amqp.options drivers.amqp.settling
+        drivers.amqp.submitter drivers.amqp.topology drivers.amqp.wire
         drivers.gearman drivers.gearman.admin drivers.gearman.client drivers.gearman.connection drivers.gearman.consumer
         drivers.gearman.driver drivers.gearman.link drivers.gearman.mapping drivers.gearman.options
         drivers.gearman.ring drivers.gearman.station
