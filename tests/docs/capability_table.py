@@ -14,6 +14,7 @@ SCHEMES = {
     "sqlite": "sqlite:///jobs.db",
     "postgresql": "postgresql://",
     "gearman": "gearman://",
+    "amqp": "amqp://",
     "redis": "redis://",
     "nats": "nats://",
 }
