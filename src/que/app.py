@@ -145,6 +145,11 @@ class Que(Generic[StateT]):
     def __repr__(self) -> str:
         return f"<Que {', '.join(f'{backend.alias}={backend.address}' for backend in self._backends.values())}>"
 
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """Each backend by its alias, for tools: while it is not connected, its `driver` may be another."""
+        return dict(self._backends)
+
     async def __aenter__(self) -> Self:
         await self.connect()
         return self

@@ -5,7 +5,9 @@
 
 from typing import TYPE_CHECKING
 
+from que.testing.clock import Clock
 from que.testing.ledger import Entry, Ledger, Tally, tally
+from que.testing.sandbox import Sandbox
 from que.testing.scenario import Scenario, perform
 from que.testing.scenarios import SCENARIOS
 from que.testing.sizes import FULL, QUICK, Sizes
@@ -32,10 +34,12 @@ __all__ = [
     "FULL",
     "QUICK",
     "SCENARIOS",
+    "Clock",
     "DriverSuite",
     "Entry",
     "Ledger",
     "PromiseBroken",
+    "Sandbox",
     "Scenario",
     "Sizes",
     "Subject",
