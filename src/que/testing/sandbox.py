@@ -38,8 +38,8 @@ class Sandbox(Generic[StateT]):
     """
 
     def __init__(self, app: "que.Que[StateT]", clock: Clock | None = None) -> None:
-        self.app = app
-        self.clock = clock or Clock()
+        self.app: que.Que[StateT] = app
+        self.clock: Clock = clock or Clock()
         self._engines = {alias: _Engine(self.clock) for alias in app.backends}
         self._patched_time = patch.object(time, "time", self.clock.time)
 

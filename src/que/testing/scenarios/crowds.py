@@ -136,7 +136,7 @@ async def _clean_up(subject: Subject, job: que.Job[Work, None], count: int) -> N
         seen.add(params.key)
 
     async with app, app.worker(concurrency=8):
-        await until(lambda: len(seen) == count, f"{count} jobs that waited")
+        await until(lambda: len(seen) == count, f"{count} jobs that waited", subject.sizes.deadline / 2)
 
 
 SCENARIOS = (
