@@ -310,4 +310,7 @@ async def test_settled_jobs_and_those_who_leave_leave_nothing_behind(redis: Redi
         job = declared(client)
         await que.gather(*job.submit_many(range(50)))
         assert await job.submit(1, unique="key", expires=60) == 2
-    assert redis.keys() == {"{que}:version", "{que}:last"}
+    assert redis.keys() == {"{que}:version", "{que}:last", "{que}:jobs", "{que}:held", "{que}:timers"}
+    for count in (("HLEN", "{que}:jobs"), ("HLEN", "{que}:held"), ("ZCARD", "{que}:timers")):
+        # What is always there.
+        assert redis.command(*count) == b":1\r\n"

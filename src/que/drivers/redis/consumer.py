@@ -13,7 +13,7 @@ import msgspec
 
 from que.driver import ConsumerSink
 from que.drivers.redis.line import Line
-from que.drivers.redis.records import Slip, deliveries, lease_of, parts, raw, settling
+from que.drivers.redis.records import Verdicts, deliveries, lease_of, parts, raw
 from que.drivers.redis.scripts import Script
 from que.drivers.redis.wire import Lost, Refused
 from que.errors import ConnectError
@@ -52,7 +52,7 @@ class RedisConsumer:
         self._functions = deque(claim.functions)
         self._arrived: deque[Delivery] = deque()
         self._held: dict[str, Delivery] = {}
-        self._reports: list[tuple[str, str, str, msgspec.Raw, Slip]] = []
+        self._reports: list[tuple[str, str, str, msgspec.Raw, str | None, str]] = []
         self._sending: set[asyncio.Task[object]] = set()
         self._taking: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -100,7 +100,7 @@ class RedisConsumer:
             self._news = True
             self._error = ConnectError(self._line.name, f"Redis gives no jobs: {error}")
         else:
-            taken = deliveries(cast(Sequence[bytes], reply))
+            taken = deliveries(token, cast(Sequence[bytes | int], reply))
             self._arrived += taken
             self._held.update((lease_of(delivery).id, delivery) for delivery in taken)
             self._is_idle = len(taken) < room
@@ -125,28 +125,29 @@ class RedisConsumer:
         return list(itertools.chain.from_iterable(outcomes))
 
     async def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        request = [settling(settlement) for settlement in settlements], self.claim.dead_letter_ttl
-        try:
-            reply = await self._line.call(Script.SETTLE, request, self.claim.lease_seconds)
-        except Lost as error:
-            if not error.sent:
-                return [Settled.UNCONFIRMED] * len(settlements)
-            return await self._settle_again(request, len(settlements))
-        return [_OUTCOMES[outcome] for outcome in cast(Sequence[int], reply)]
-
-    async def _settle_again(self, request: object, count: int) -> Sequence[Settled]:
-        """Hand over verdicts that may have arrived: one that finds its lease gone may have ended it itself."""
-        try:
-            reply = await self._line.call(Script.SETTLE, request, self.claim.lease_seconds)
-        except Lost:
-            return [Settled.UNCONFIRMED] * count
-        return [Settled.CONFIRMED if outcome else Settled.UNCONFIRMED for outcome in cast(Sequence[int], reply)]
+        verdicts = Verdicts(settlements)
+        request = verdicts.groups, self.claim.dead_letter_ttl
+        settled = [Settled.CONFIRMED] * len(settlements)
+        late = Settled.LOST
+        # Verdicts whose answer was lost are handed over again: those that are late then may have been in time before.
+        for _ in range(2):
+            try:
+                told = await self._line.call(Script.SETTLE, request, self.claim.lease_seconds)
+            except Lost as error:
+                late = Settled.UNCONFIRMED
+                if not error.sent:
+                    break
+            else:
+                for place in verdicts.places(cast(Sequence[int], told)):
+                    settled[place] = late
+                return settled
+        return [Settled.UNCONFIRMED] * len(settlements)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Renew the leases, also of what has arrived and is not reserved; those that are gone are told as lost."""
         held = [*deliveries, *self._arrived]
         leases = map(lease_of, held)
-        request = self.claim.lease_seconds, [(lease.id, lease.held) for lease in leases]
+        request = self.claim.lease_seconds, [(lease.id, lease.hold) for lease in leases]
         try:
             gone = cast(Sequence[int], await self._line.call(Script.EXTEND, request))
         except (Lost, Refused) as error:
@@ -161,10 +162,10 @@ class RedisConsumer:
             else:
                 self._notices.lost(delivery)
 
-    def stop(self, id: str, held: str) -> None:
+    def stop(self, id: str, hold: str) -> None:
         """Somebody has cancelled a job: tell its handler, if it is one of ours still."""
         delivery = self._held.get(id)
-        if delivery is not None and lease_of(delivery).held == held:
+        if delivery is not None and lease_of(delivery).hold == hold:
             self._notices.cancelled(delivery)
 
     def progress(self, delivery: Delivery, done: int, total: int) -> None:
@@ -183,7 +184,7 @@ class RedisConsumer:
         if not self._reports:
             asyncio.get_running_loop().call_soon(self._send_reports)
         lease = lease_of(delivery)
-        self._reports.append((lease.id, lease.held, kind, raw(body), lease.slip))
+        self._reports.append((lease.id, lease.hold, kind, raw(body), lease.head.submitter, delivery.id))
 
     def _send_reports(self) -> None:
         reports, self._reports = self._reports, []

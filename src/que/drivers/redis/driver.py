@@ -179,7 +179,7 @@ def _size(envelope: Envelope) -> int:
 def _letter(function: str, parts: Sequence[bytes]) -> DeadLetter:
     id, attempts, buried_at, failure, record = parts
     return DeadLetter(
-        id.decode(), function, opened(record)[1], decode_failure(failure), int(attempts), float(buried_at)
+        id.decode(), function, opened(record)[2], decode_failure(failure), int(attempts), float(buried_at)
     )
 
 

@@ -7,6 +7,12 @@ local version = redis.call("GET", prefix .. "version")
 if version ~= VERSION then
     return { version, 0 }
 end
+-- Redis keeps a small hash or sorted set as a list that it walks through for each look-up. A long value that is always
+-- there makes a table of it: one hash, 500 jobs in and out, 1.2 µs a job against 7.7 (Redis 7.0).
+local LONG = string.rep("-", 65)
+redis.call("HSET", jobs, "-", LONG)
+redis.call("HSET", held, "-", LONG)
+redis.call("ZADD", timers, "+inf", LONG)
 local mail = prefix .. "mail:" .. session
 local known = redis.call("EXISTS", mail)
 redis.call("XADD", mail, "*", "H", "")

@@ -1,7 +1,8 @@
 -- What every script begins with. KEYS[1]: the prefix of all keys, such as "{que}:"; ARGV[1]: the request in MessagePack.
 --
--- jobs      hash    id -> record: u32 length of the head, head {slip, run_timeout} in MessagePack, payload; written once
--- state     hash    id -> "attempts token" once a job has been taken; the token is empty while nobody holds it
+-- jobs      hash    id -> record: u32 sizes of head and job id (big-endian), head, job id, payload; written once
+-- held      hash    id -> "attempts token" while a worker has the job
+-- attempts  hash    id -> how often a job that waits has been taken, unless never
 -- queue:F   zset    the ids of function F that may be taken, by priority and then age
 -- timers    zset    what happens by itself: a kind (d due, x expiry, l lease, b burial's end) and an id, by Unix seconds
 -- depth     hash    "qF" and "rF": how many jobs of F wait, and run
@@ -9,15 +10,16 @@
 -- progress, watchers, consumers, buried   hashes; see the scripts that write them
 -- idle:F    set     consumers of F that found nothing and sleep
 -- dead:F    zset    the ids of F's dead letters
--- mail:S    stream  letters to session S, "kind id" -> body; it lives as long as its session
+-- mail:S    stream  letters to session S: a kind and a job id -> body; it lives as long as its session
 -- result:I  string  how job I ended, for as long as it is kept
 --
--- A slip is {function, rank, job id, submitter's session or nil, unique or nil, result_ttl or nil, whether it expires}.
+-- An id counts jobs; a job id is its submitter's. A head is {function, rank, submitter's session or nil, unique or nil,
+-- result_ttl or nil, whether it expires, run_timeout or nil} in MessagePack.
 local prefix = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local time = redis.call("TIME")
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local jobs, state, timers = prefix .. "jobs", prefix .. "state", prefix .. "timers"
+local jobs, held, attempts, timers = prefix .. "jobs", prefix .. "held", prefix .. "attempts", prefix .. "timers"
 
 -- Lua's stack takes about 8,000 values at once.
 local MOST = 4000
@@ -105,31 +107,32 @@ local function finish()
     end
 end
 
-local function score(slip, id)
-    return slip[2] * 2251799813685248 + tonumber(id)
+local function score(head, id)
+    local rank = head[2]
+    return rank == 0 and id or string.format("%d", rank * 2251799813685248 + tonumber(id))
 end
 
-local function unique_key(slip)
-    return #slip[1] .. ":" .. slip[1] .. slip[5]
+local function unique_key(head)
+    return #head[1] .. ":" .. head[1] .. head[4]
 end
 
-local function enqueue(slip, id)
-    redis.call("ZADD", prefix .. "queue:" .. slip[1], score(slip, id), id)
-    wake(slip[1], 1)
+local function enqueue(head, id)
+    redis.call("ZADD", prefix .. "queue:" .. head[1], score(head, id), id)
+    wake(head[1], 1)
 end
 
+-- Returns the head and the job id of a record, or of the job with that id.
 local function opened(record)
-    local _, head = cmsgpack.unpack_one(record, 4)
-    return head[1]
+    local head_size, id_size = struct.unpack(">I4I4", record)
+    local _, head = cmsgpack.unpack_one(record, 8)
+    return head, string.sub(record, 9 + head_size, 8 + head_size + id_size)
 end
 
-local function slip_of(id)
+local function find(id)
     local record = redis.call("HGET", jobs, id)
-    return record and opened(record)
-end
-
-local function holder(held)
-    return held and string.match(held, "^%d+ (%x+)/")
+    if record then
+        return opened(record)
+    end
 end
 
 local anyone_watches
@@ -156,30 +159,30 @@ local function watch(id, session, watch_id)
 end
 
 -- Tells who waits that a job has ended, and keeps its end where that was asked for.
-local function ended(id, slip, kind, body)
-    if slip[4] then
-        tell(slip[4], kind, slip[3], body)
+local function ended(id, job_id, head, kind, body)
+    if head[3] then
+        tell(head[3], kind, job_id, body)
     end
-    if slip[6] then
-        redis.call("SET", prefix .. "result:" .. id, kind .. body, "PX", math.ceil(slip[6] * 1000))
+    if head[5] then
+        redis.call("SET", prefix .. "result:" .. id, kind .. body, "PX", math.ceil(head[5] * 1000))
     end
     if tell_watchers(id, kind, body) then
         redis.call("HDEL", prefix .. "watchers", id)
     end
-    if slip[5] and redis.call("HGET", prefix .. "unique", unique_key(slip)) == id then
-        redis.call("HDEL", prefix .. "unique", unique_key(slip))
+    if head[4] and redis.call("HGET", prefix .. "unique", unique_key(head)) == id then
+        redis.call("HDEL", prefix .. "unique", unique_key(head))
     end
 end
 
 -- Ends a job that waits: expired or cancelled.
-local function end_waiting(id, slip, kind, body)
-    redis.call("ZREM", prefix .. "queue:" .. slip[1], id)
+local function end_waiting(id, job_id, head, kind, body)
+    redis.call("ZREM", prefix .. "queue:" .. head[1], id)
     redis.call("ZREM", timers, "d" .. id, "x" .. id)
-    for _, key in ipairs({ jobs, state, prefix .. "progress" }) do
+    for _, key in ipairs({ jobs, attempts, prefix .. "progress" }) do
         redis.call("HDEL", key, id)
     end
-    count("q" .. slip[1], -1)
-    ended(id, slip, kind, body)
+    count("q" .. head[1], -1)
+    ended(id, job_id, head, kind, body)
 end
 
 local function unbury(name, id)

@@ -14,44 +14,42 @@ from que.model import Completed, Delivery, Envelope, Failed, Priority, Redeliver
 
 _MOST_IN_CALL = 1000
 _MOST_BYTES_IN_CALL = 4 * 1024 * 1024
-_RANKS = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+_MOST_HEADS = 1000
+_RANKS = {Priority.HIGH: -1, Priority.NORMAL: 0, Priority.LOW: 1}
 _RECEIPT = re.compile(r"[1-9][0-9]{0,15}")
 
 ItemT = TypeVar("ItemT")
 encode = msgspec.msgpack.Encoder().encode
 
 
-class Slip(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What the server must know of a job to end it. `submitter`: the session that waits, None for nobody."""
+class Head(msgspec.Struct, array_like=True, frozen=True, eq=False, gc=False):
+    """What the server must know of a job. `submitter`: the session that waits, None for nobody.
+
+    Two heads are never equal; jobs of one kind share one, which is what lets their verdicts travel together.
+    """
 
     function: str
     rank: int
-    job_id: str
     submitter: str | None
     unique: str | None
     result_ttl: float | None
     expires: bool
-
-
-class Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What stands before the payload in a record."""
-
-    slip: Slip
     run_timeout: float | None
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What holds a delivery: the server's id of the job, and its state while this run holds it."""
+    """What holds a delivery: the server's id of the job, and what its hold says while this run has it."""
 
     id: str
-    held: str
-    slip: Slip
+    hold: str
+    head: Head
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
-_LENGTH = struct.Struct(">I")
 _encode_failure = msgspec.json.Encoder().encode
 decode_failure = msgspec.json.Decoder(Failed).decode
+_SIZES = struct.Struct(">II")
+_heads: dict[bytes, Head] = {}
 
 
 class Submission:
@@ -63,20 +61,22 @@ class Submission:
             groups.setdefault((envelope.function, _RANKS[envelope.priority]), []).append(envelope)
         self.order = list(itertools.chain.from_iterable(groups.values()))
         self._session = session
-        self._groups = [
-            (function, rank, [raw(_record(session, rank, envelope)) for envelope in group])
-            for (function, rank), group in groups.items()
-        ]
+        self._groups = groups
 
     @property
     def request(self) -> object:
         """What the script is asked."""
+        heads: dict[object, bytes] = {}
+        groups = [
+            (function, rank, [raw(_record(self._session, rank, envelope, heads)) for envelope in group])
+            for (function, rank), group in self._groups.items()
+        ]
         specials = {
             place: _special(envelope)
             for place, envelope in enumerate(self.order)
             if envelope.due is not None or envelope.unique is not None or envelope.expires is not None
         }
-        return self._session, self._groups, specials
+        return self._session, groups, specials
 
     def receipts(self, reply: Sequence[bytes | int]) -> Iterator[tuple[str, str]]:
         """Yield each envelope's id and its receipt: its own job's, or that of the one with its unique key."""
@@ -86,18 +86,22 @@ class Submission:
             yield envelope.id, str(int(doubles.get(place, first + place)))
 
 
-def _record(session: str, rank: int, envelope: Envelope) -> bytes:
-    slip = (
+def _record(session: str, rank: int, envelope: Envelope, heads: dict[object, bytes]) -> bytes:
+    """Return u32 sizes of head and id (big-endian), head, id, payload. `heads`: those that the batch has had."""
+    head = (
         envelope.function,
         rank,
-        envelope.id,
         None if envelope.background else session,
         envelope.unique,
         envelope.result_ttl or None,
         envelope.expires is not None,
+        envelope.run_timeout,
     )
-    head = encode((slip, envelope.run_timeout))
-    return _LENGTH.pack(len(head)) + head + envelope.payload
+    packed = heads.get(head)
+    if packed is None:
+        packed = heads[head] = encode(head)
+    id = envelope.id.encode()
+    return b"%b%b%b%b" % (_SIZES.pack(len(packed), len(id)), packed, id, envelope.payload)
 
 
 def _special(envelope: Envelope) -> tuple[float | None, float | None, str | None, str | None]:
@@ -111,25 +115,81 @@ def _special(envelope: Envelope) -> tuple[float | None, float | None, str | None
     )
 
 
-def opened(record: bytes) -> tuple[Head, bytes]:
-    """Return the head and the payload of a record: u32 length of the head (big-endian), head, payload."""
-    end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
-    return _decode_head(record[_LENGTH.size : end]), record[end:]
+def opened(record: bytes) -> tuple[Head, str, bytes]:
+    """Return the head, the submitter's id and the payload of a record."""
+    head_size, id_size = _SIZES.unpack_from(record)
+    head_end = _SIZES.size + head_size
+    id_end = head_end + id_size
+    packed = record[_SIZES.size : head_end]
+    head = _heads.get(packed)
+    if head is None:
+        if len(_heads) == _MOST_HEADS:
+            _heads.clear()
+        head = _heads[packed] = _decode_head(packed)
+    return head, record[head_end:id_end].decode(), record[id_end:]
 
 
-def deliveries(reply: Sequence[bytes]) -> list[Delivery]:
-    """Return what was taken: `reply` is id, state and record of each, flat."""
-    return [
-        _delivery(id.decode(), held.decode(), record)
-        for id, held, record in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-    ]
+def deliveries(token: str, reply: Sequence[bytes | int]) -> list[Delivery]:
+    """Return what was taken under `token`: `reply` is id, number of the run and record of each, flat."""
+    holds: dict[int, str] = {}
+    taken: list[Delivery] = []
+    for id, run, record in zip(*[iter(reply)] * 3, strict=True):
+        assert isinstance(id, bytes)
+        assert isinstance(run, int)
+        assert isinstance(record, bytes)
+        head, job_id, payload = opened(record)
+        hold = holds.get(run) or holds.setdefault(run, f"{run} {token}")
+        lease = Lease(id.decode(), hold, head)
+        taken.append(Delivery(head.function, payload, job_id, run, head.run_timeout, lease))
+    return taken
 
 
-def _delivery(id: str, held: str, record: bytes) -> Delivery:
-    head, payload = opened(record)
-    slip = head.slip
-    attempt = int(held.partition(" ")[0])
-    return Delivery(slip.function, payload, slip.job_id, attempt, head.run_timeout, Lease(id, held, slip))
+def lease_of(delivery: Delivery) -> Lease:
+    """Return what this driver wrote into a delivery."""
+    assert isinstance(delivery.lease, Lease), "a delivery of another driver"
+    return delivery.lease
+
+
+class Verdicts:
+    """A batch of settlements as the script wants it: by what they have in common."""
+
+    def __init__(self, settlements: Sequence[Settlement]) -> None:
+        groups: dict[tuple[str, str, Head], tuple[list[int], list[str], list[str], list[msgspec.Raw | float]]] = {}
+        for place, (delivery, verdict) in enumerate(settlements):
+            lease = lease_of(delivery)
+            kind, body = _spelt(verdict, lease.head)
+            key = kind, lease.hold, lease.head
+            group = groups.get(key) or groups.setdefault(key, ([], [], [], []))
+            group[0].append(place)
+            group[1].append(lease.id)
+            group[2].append(delivery.id)
+            group[3].append(body)
+        self._groups = groups
+
+    @property
+    def groups(self) -> object:
+        """What the script is asked."""
+        return [(*key, *columns) for key, (_, *columns) in self._groups.items()]
+
+    def places(self, told: Iterable[int]) -> list[int]:
+        """Return which of the settlements, from 0, the script means by the places `told`."""
+        order = [place for places, *_ in self._groups.values() for place in places]
+        return [order[place - 1] for place in told]
+
+
+def _spelt(verdict: Verdict, head: Head) -> tuple[str, msgspec.Raw | float]:
+    match verdict:
+        case Completed(payload):
+            return "C", raw(payload)
+        case Failed(kind):
+            buried = head.submitter is None and kind != "cancelled"
+            return "B" if buried else "F", raw(_encode_failure(verdict))
+        case Redeliver(after):
+            return "R", after
+        case Released():
+            return "Z", 0
+        case _:
+            assert_never(verdict)
 
 
 def raw(data: bytes) -> msgspec.Raw:
@@ -143,34 +203,6 @@ def raw(data: bytes) -> msgspec.Raw:
 
 _SHORT_HEADS = [bytes([0xA0 | size]) for size in range(32)]
 _KINDS, _MOST_BYTES = (b"\xd9", b"\xda", b"\xdb"), (0xFF, 0xFFFF, 0xFFFFFFFF)
-
-
-def lease_of(delivery: Delivery) -> Lease:
-    """Return what this driver wrote into a delivery."""
-    assert isinstance(delivery.lease, Lease), "a delivery of another driver"
-    return delivery.lease
-
-
-def settling(settlement: Settlement) -> tuple[str, str, str, msgspec.Raw | float, Slip]:
-    """Return a verdict as the script wants it."""
-    delivery, verdict = settlement
-    lease = lease_of(delivery)
-    kind, body = _verdict(verdict, lease.slip)
-    return lease.id, lease.held, kind, body, lease.slip
-
-
-def _verdict(verdict: Verdict, slip: Slip) -> tuple[str, msgspec.Raw | float]:
-    match verdict:
-        case Completed(payload):
-            return "C", raw(payload)
-        case Failed(kind):
-            return "B" if slip.submitter is None and kind != "cancelled" else "F", raw(_encode_failure(verdict))
-        case Redeliver(after):
-            return "R", after
-        case Released():
-            return "Z", 0
-        case _:
-            assert_never(verdict)
 
 
 def ids_of(receipts: Iterable[str]) -> list[str]:

@@ -11,17 +11,17 @@ local last = redis.call("INCRBY", prefix .. "last", total)
 if last == total then
     -- After a loss of all keys, begin where no id can have been: at a hundred for each millisecond of the calendar.
     last = math.floor(now * 100000) + total
-    redis.call("SET", prefix .. "last", string.format("%.0f", last))
+    redis.call("SET", prefix .. "last", string.format("%d", last))
 end
 local first = last - total
-local reply = { string.format("%.0f", first) }
+local reply = { string.format("%d", first) }
 local place = 0
 
 -- Returns whether a job is ready now; false if it waits, or is another's double.
 local function admit(special, name, rank, id, record)
     local delay, expires, unique, watch_id = special[1], special[2], special[3], special[4]
     if unique then
-        local key = unique_key({ name, rank, nil, nil, unique })
+        local key = unique_key({ name, rank, nil, unique })
         local holder_id = redis.call("HGET", prefix .. "unique", key)
         if holder_id then
             reply[#reply + 1] = place
@@ -49,17 +49,17 @@ end
 
 for _, group in ipairs(groups) do
     local name, rank, records = group[1], group[2], group[3]
+    local head = { name, rank }
     local ready, stored = {}, {}
     for _, record in ipairs(records) do
-        local number = first + place
-        local id = string.format("%.0f", number)
+        local id = string.format("%d", first + place)
         local special = specials[place]
         if special == nil then
             stored[#stored + 1] = id
             stored[#stored + 1] = record
         end
         if special == nil or admit(special, name, rank, id, record) then
-            ready[#ready + 1] = score({ name, rank }, id)
+            ready[#ready + 1] = score(head, id)
             ready[#ready + 1] = id
         end
         place = place + 1

@@ -1,6 +1,7 @@
 -- {functions, limit, token, lease_seconds, consumer, whether it was idle}: takes from each function its share, and of
--- what one leaves the others take. Returns id, state and record of each, flat.
+-- what one leaves the others take. Returns id, number of the run and record of each, flat.
 local functions, limit, token, until_ = request[1], request[2], request[3], now + request[4]
+local until_text = string.format("%.3f", until_)
 local consumer = request[5]
 whole()
 if request[6] then
@@ -10,6 +11,14 @@ if request[6] then
 end
 local taken = {}
 local left = limit
+-- What a job's hold says, by the number of its run.
+local runs = setmetatable({}, {
+    __index = function(known, run)
+        local hold = run .. " " .. token
+        known[run] = hold
+        return hold
+    end,
+})
 
 local function take(name, most)
     local popped = redis.call("ZPOPMIN", prefix .. "queue:" .. name, most)
@@ -20,26 +29,29 @@ local function take(name, most)
     for index = 1, #popped, 2 do
         ids[#ids + 1] = popped[index]
     end
-    local records, states = look_up(jobs, ids), look_up(state, ids)
-    local held, leases = {}, {}
+    local records, earlier = look_up(jobs, ids), look_up(attempts, ids)
+    local holds, leases, again = {}, {}, {}
     for index, id in ipairs(ids) do
-        if records[index] then
-            local attempts = states[index] and tonumber(string.match(states[index], "^%d+")) or 0
-            local now_held = attempts + 1 .. " " .. token
-            held[#held + 1] = id
-            held[#held + 1] = now_held
-            leases[#leases + 1] = until_
-            leases[#leases + 1] = "l" .. id
-            taken[#taken + 1] = id
-            taken[#taken + 1] = now_held
-            taken[#taken + 1] = records[index]
+        local record = records[index]
+        if record then
+            local run = 1
+            if earlier[index] then
+                run = tonumber(earlier[index]) + 1
+                again[#again + 1] = id
+            end
+            local size = #holds
+            holds[size + 1], holds[size + 2] = id, runs[run]
+            leases[size + 1], leases[size + 2] = until_text, "l" .. id
+            size = #taken
+            taken[size + 1], taken[size + 2], taken[size + 3] = id, run, record
         end
     end
-    apply("HSET", state, held)
+    apply("HSET", held, holds)
     apply("ZADD", timers, leases)
-    count("q" .. name, -#held / 2)
-    count("r" .. name, #held / 2)
-    left = left - #held / 2
+    apply("HDEL", attempts, again)
+    count("q" .. name, -#holds / 2)
+    count("r" .. name, #holds / 2)
+    left = left - #holds / 2
 end
 
 for _, share in ipairs({ math.ceil(limit / #functions), limit }) do

@@ -14,34 +14,36 @@ end
 local act = {}
 
 function act.d(id)
-    local slip = slip_of(id)
-    if slip then
-        enqueue(slip, id)
+    local head = find(id)
+    if head then
+        enqueue(head, id)
     end
 end
 
 function act.x(id)
-    local slip = slip_of(id)
-    if slip and not redis.call("HGET", state, id) then
-        end_waiting(id, slip, "X", "nobody took the job in time")
+    local head, job_id = find(id)
+    if head and not redis.call("HGET", held, id) and not redis.call("HGET", attempts, id) then
+        end_waiting(id, job_id, head, "X", "nobody took the job in time")
     end
 end
 
 function act.l(id)
-    local slip = slip_of(id)
-    local held = redis.call("HGET", state, id)
-    if slip and held then
-        redis.call("HSET", state, id, string.match(held, "^%d+ "))
-        count("r" .. slip[1], -1)
-        count("q" .. slip[1], 1)
-        enqueue(slip, id)
+    local head = find(id)
+    local hold = redis.call("HGET", held, id)
+    if head and hold then
+        redis.call("HDEL", held, id)
+        redis.call("HSET", attempts, id, string.match(hold, "^%d+"))
+        count("r" .. head[1], -1)
+        count("q" .. head[1], 1)
+        enqueue(head, id)
     end
 end
 
 function act.b(id)
     local letter = redis.call("HGET", prefix .. "buried", id)
     if letter then
-        unbury(opened(cmsgpack.unpack(letter)[4])[1], id)
+        local head = opened(cmsgpack.unpack(letter)[4])
+        unbury(head[1], id)
     end
 end
 

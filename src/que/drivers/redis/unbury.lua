@@ -7,12 +7,12 @@ for _, id in ipairs(request[1]) do
     if letter then
         there = there + 1
         local record = cmsgpack.unpack(letter)[4]
-        local slip = opened(record)
-        unbury(slip[1], id)
-        if request[2] and (not slip[5] or redis.call("HSETNX", prefix .. "unique", unique_key(slip), id) == 1) then
+        local head = opened(record)
+        unbury(head[1], id)
+        if request[2] and (not head[4] or redis.call("HSETNX", prefix .. "unique", unique_key(head), id) == 1) then
             redis.call("HSET", jobs, id, record)
-            count("q" .. slip[1], 1)
-            enqueue(slip, id)
+            count("q" .. head[1], 1)
+            enqueue(head, id)
         end
     end
 end
