@@ -13,7 +13,7 @@ import msgspec
 
 from que.driver import ConsumerSink
 from que.drivers.redis.line import Line
-from que.drivers.redis.records import Verdicts, deliveries, lease_of, parts, raw
+from que.drivers.redis.records import MOST_IN_CALL, Verdicts, deliveries, lease_of, parts, raw
 from que.drivers.redis.scripts import Script
 from que.drivers.redis.wire import Lost, Refused
 from que.errors import ConnectError
@@ -76,7 +76,7 @@ class RedisConsumer:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            room = min(limit, self.claim.slots - len(self._held))
+            room = min(limit, self.claim.slots - len(self._held), MOST_IN_CALL)
             if self._news and self._taking is None and room > 0:
                 self._taking = asyncio.get_running_loop().create_task(self._take(room))
             self._waiter = asyncio.get_running_loop().create_future()

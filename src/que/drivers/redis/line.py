@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import cast
 
 from que.address import Address, Host
@@ -18,6 +20,7 @@ _log = logging.getLogger("que")
 _OLDEST_SERVER = (6, 2)
 _LONGEST_BLOCK_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.05
+_PARTING_SECONDS = 1.0
 
 Fields = Sequence[bytes]
 _Entries = Sequence[tuple[bytes, Fields]]
@@ -54,11 +57,17 @@ class Line:
         self._last_letter = b"0-0"
         self._waiting: set[asyncio.Future[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
+        self._longest_wait = math.inf
 
     async def open(self) -> None:
         """Reach a server; raises Lost, Refused or Unsuitable: what the last one tried had against it."""
         links = await self._connect()
         self._keeping = self._loop.create_task(self._keep(links))
+
+    def part(self) -> None:
+        """Wait no longer than a moment for a line that is broken, whoever waits: the end is near."""
+        self._longest_wait = _PARTING_SECONDS
+        self._loop.call_later(_PARTING_SECONDS, self._fail_waiting)
 
     async def close(self) -> None:
         """End both connections, and whoever waits for them."""
@@ -66,9 +75,15 @@ class Line:
         if keeping is not None:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+        self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(Lost("the connection was closed", sent=False))
+
+    def _patience(self, seconds: float | None) -> float:
+        return min(self._options.timeout if seconds is None else seconds, self._longest_wait)
 
     async def call(self, script: Script, request: object, patience: float | None = None) -> object:
         """Return what the script returns; raises Refused, or Lost.
@@ -76,7 +91,7 @@ class Line:
         What certainly was not carried out is tried again until `patience` (by default `timeout`) seconds have passed.
         """
         packed = encode(request)
-        deadline = self._loop.time() + (self._options.timeout if patience is None else patience)
+        deadline = self._loop.time() + self._patience(patience)
         while True:
             link = self._link or await self._next_link(deadline)
             try:
@@ -114,6 +129,8 @@ class Line:
                 await self._serve(*links)
             except (Lost, Refused) as error:
                 _log.warning("%s: the connection is lost: %s", self.name, error)
+            except Exception:
+                _log.exception("%s: a fault of the driver has cost the connection", self.name)
             links = await self._connect_again()
             _log.warning("%s: connected again", self.name)
 
@@ -139,6 +156,13 @@ class Line:
         finally:
             self._link = None
             await asyncio.gather(link.close(), mail.close())
+
+    def _ended(self, link: Link, mail: Link, error: Exception) -> None:
+        """One of the two has ended, so both have, and nobody shall use them any more."""
+        if self._link is link:
+            self._link = None
+        link.end(error)
+        mail.end(error)
 
     async def _read_mail(self, mail: Link) -> None:
         block_ms = int(self._block_seconds * 1000)
@@ -172,7 +196,7 @@ class Line:
             if elsewhere is None:
                 await self._greet(link)
                 mail = await self._open(host, self._options.timeout + self._block_seconds)
-                link.on_end, mail.on_end = mail.end, link.end
+                link.on_end = mail.on_end = partial(self._ended, link, mail)
                 return link, mail
         except BaseException:
             await link.close()

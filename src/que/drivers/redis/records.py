@@ -12,7 +12,7 @@ import msgspec
 
 from que.model import Completed, Delivery, Envelope, Failed, Priority, Redeliver, Released, Settlement, Verdict
 
-_MOST_IN_CALL = 1000
+MOST_IN_CALL = 1000
 _MOST_BYTES_IN_CALL = 4 * 1024 * 1024
 _MOST_HEADS = 1000
 _RANKS = {Priority.HIGH: -1, Priority.NORMAL: 0, Priority.LOW: 1}
@@ -215,7 +215,7 @@ def parts(items: Sequence[ItemT], size: Callable[[ItemT], int]) -> Iterator[Sequ
     begun, total = 0, 0
     for place, item in enumerate(items):
         total += size(item)
-        if place - begun == _MOST_IN_CALL or (total > _MOST_BYTES_IN_CALL and place > begun):
+        if place - begun == MOST_IN_CALL or (total > _MOST_BYTES_IN_CALL and place > begun):
             yield items[begun:place]
             begun, total = place, size(item)
     if begun < len(items):

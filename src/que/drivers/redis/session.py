@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -17,14 +17,13 @@ from que.drivers.redis.options import RedisOptions
 from que.drivers.redis.records import decode_failure, encode
 from que.drivers.redis.scripts import Script
 from que.drivers.redis.wire import Lost, Refused
-from que.errors import ConnectionLost, JobCancelled, JobError, JobExpired, JobUnknown
+from que.errors import ConnectError, ConnectionLost, JobCancelled, JobError, JobExpired, JobUnknown
 
 _log = logging.getLogger("que")
 
 LAYOUT = b"1"
 # A tick that fails is tried again after this long; one that succeeds says when the next is due.
 _TICK_SECONDS = 1.0
-_GOODBYE_SECONDS = 1.0
 
 _ENDS: dict[str, type[JobError]] = {"X": JobExpired, "K": JobCancelled, "U": JobUnknown}
 _CHAPTERS = frozenset("PDW")
@@ -49,6 +48,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._tick_again = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._on_letter: dict[str, Callable[[str, bytes], None]] = {
             "C": events.completed,
             "F": lambda id, body: events.failed(id, decode_failure(body)),
@@ -67,13 +67,14 @@ class Session:
 
     async def close(self) -> None:
         """Say good-bye: what was not settled is lost to its handlers, and what is watched is reported lost."""
+        self.line.part()
         for consumer in list(self._consumers.values()):
-            with suppress(Lost, Refused):
+            with suppress(ConnectError):
                 await consumer.close()
             await consumer.lose_all()
         self._end_ticks()
         with suppress(Lost, Refused):
-            await self.line.call(Script.LEAVE, (self.name, list(self._consumers), True), _GOODBYE_SECONDS)
+            await self.line.call(Script.LEAVE, (self.name, list(self._consumers), True))
         await self.line.close()
         self._end_ticks()
         self.lose_watched("the connection was closed before the job's end")
@@ -85,13 +86,21 @@ class Session:
         claim = Claim(f"{self.name}/{number}", tuple(functions), slots, options.lease, options.dead_letter_ttl)
         consumer = RedisConsumer(self.line, claim, notices, self._closed)
         self._consumers[number] = consumer
-        await self.line.call(Script.ENTER, self._entry())
+        try:
+            await self.line.call(Script.ENTER, self._entry())
+        except BaseException:
+            del self._consumers[number]
+            raise
         return consumer
 
     async def _closed(self, consumer: RedisConsumer) -> None:
         number = consumer.claim.name.partition("/")[2]
-        await self.line.call(Script.LEAVE, (self.name, [number], False))
         self._consumers.pop(number, None)
+        await self._leave(number)
+
+    async def _leave(self, number: str) -> None:
+        with suppress(Lost, Refused):
+            await self.line.call(Script.LEAVE, (self.name, [number], False))
 
     def _entry(self) -> object:
         consumers = {number: consumer.claim.functions for number, consumer in self._consumers.items()}
@@ -119,8 +128,11 @@ class Session:
     def _hear(self, fields: Fields) -> None:
         """Tell what a letter says to the EventSink, or to a consumer."""
         for name, body in zip(fields[::2], fields[1::2], strict=True):
-            kind, id = chr(name[0]), name[1:].decode()
-            self.hear(kind, id, body)
+            try:
+                self.hear(chr(name[0]), name[1:].decode(), body)
+            except Exception:
+                # Another program may write into these keys; the other letters are not to suffer.
+                _log.exception("%s: a letter that nobody can read: %r", self.line.name, name)
 
     def hear(self, kind: str, id: str, body: bytes) -> None:
         """Tell one piece of news."""
@@ -140,6 +152,14 @@ class Session:
         consumer = self._consumers.get(number)
         if consumer is not None:
             consumer.wake()
+        else:
+            # It has gone, unnoticed: have another one woken in its place.
+            self._spawn(self._leave(number))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _tick(self) -> None:
         """Let the server see to what is due, and learn when that is so again."""
