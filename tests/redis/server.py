@@ -57,7 +57,7 @@ class RedisServer:
             connection.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
-    def keys(self) -> set[str]:
+    def names_of_keys(self) -> set[str]:
         """Return the names of all keys of database 0."""
         return set(self.command("KEYS", "*").decode().split("\r\n")[2::2])
 
