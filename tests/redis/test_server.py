@@ -43,7 +43,7 @@ async def test_nobody_at_the_port_is_a_connect_error_within_the_timeout() -> Non
 async def test_a_password_opens_the_server_and_a_wrong_one_or_none_does_not(own_redis: StartRedis) -> None:
     server = own_redis("--requirepass", PASSWORD)
     await doubles(f"redis://:open%20sesame@127.0.0.1:{server.port}")
-    assert "authenticated" in await why_not(server.url)
+    assert "uthenticat" in await why_not(server.url)
     assert "password" in await why_not(f"redis://:wrong@127.0.0.1:{server.port}")
 
 
@@ -104,7 +104,7 @@ async def test_a_server_that_is_too_old_is_named_with_its_version() -> None:
 @in_loop
 async def test_all_keys_of_a_cluster_are_in_one_slot(own_redis: StartRedis) -> None:
     server = own_redis("--cluster-enabled", "yes")
-    assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+    assert server.command("CLUSTER", "ADDSLOTS", *map(str, range(16384))) == b"+OK\r\n"
     await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
     await doubles(server.url)
     async with que.Que(server.url) as client:
@@ -178,6 +178,25 @@ async def test_who_watched_hears_that_the_server_has_forgotten_and_work_goes_on(
         with pytest.raises(que.ConnectionLost, match="forgotten"):
             await waiting
         assert await job.submit(2) == 4
+
+
+@in_loop
+async def test_a_job_that_waits_for_the_way_back_is_not_among_those_that_were_forgotten(own_redis: StartRedis) -> None:
+    server = own_redis()
+    async with que.Que(server.url) as client:
+        job = declared(client)
+        forgotten = job.submit(1)
+        await forgotten.accepted()
+        server.stop()
+        with pytest.raises(TimeoutError):
+            # Long enough for the end of the connection to be noticed.
+            await job.submit(3).result(timeout=0.2)
+        waiting = job.submit(2)
+        await asyncio.to_thread(server.restart)
+        async with working(server.url, doubling()):
+            assert await waiting == 4
+        with pytest.raises(que.ConnectionLost):
+            await forgotten
 
 
 @in_loop
@@ -270,7 +289,7 @@ async def test_rediss_is_tls_with_verification(own_redis: StartRedis, tmp_path: 
     await doubles(f"rediss://localhost:{port}?cafile={authority}")
     with pytest.raises(que.ConnectError, match="certificate"):
         await que.Que(f"rediss://localhost:{port}").connect()
-    with pytest.raises(que.ConnectError, match="127.0.0.1"):
+    with pytest.raises(que.ConnectError, match=r"127\.0\.0\.1"):
         # The certificate is another host's.
         await que.Que(f"rediss://127.0.0.1:{port}?cafile={authority}").connect()
     with pytest.raises(que.ConfigurationError, match="cafile"):

@@ -88,7 +88,7 @@ class RedisDriver:
     async def submit(self, envelopes: Sequence[Envelope]) -> None:
         """Queue the batch, one script for each thousand: all of such a part or none, and the sink is told which."""
         session = self._connected()
-        session.watched.update(envelope.id for envelope in envelopes if not envelope.background)
+        session.asked.update(envelope.id for envelope in envelopes if not envelope.background)
         await asyncio.gather(*[self._submit(session, part) for part in parts(envelopes, _size)])
 
     async def _submit(self, session: Session, envelopes: Sequence[Envelope]) -> None:
@@ -96,10 +96,11 @@ class RedisDriver:
         try:
             reply = await session.line.call(Script.SUBMIT, submission.request)
         except (Lost, Refused) as error:
-            session.watched.difference_update(envelope.id for envelope in envelopes)
+            session.asked.difference_update(envelope.id for envelope in envelopes)
             for envelope in envelopes:
                 session.events.refused(envelope.id, _refusal(error))
         else:
+            session.known([envelope.id for envelope in envelopes])
             for id, receipt in submission.receipts(cast(Sequence[bytes | int], reply)):
                 session.events.accepted(id, receipt)
 
@@ -113,14 +114,20 @@ class RedisDriver:
     async def watch(self, watches: Sequence[tuple[str, str]]) -> None:
         """Tell what becomes, or has become, of these jobs, as long as their results are kept."""
         session = self._connected()
-        session.watched.update(watch_id for watch_id, _ in watches)
+        session.asked.update(watch_id for watch_id, _ in watches)
         known = [(watch_id, id) for watch_id, receipt in watches for id in ids_of([receipt])]
         for watch_id in {watch_id for watch_id, _ in watches}.difference(watch_id for watch_id, _ in known):
             session.hear("U", watch_id, b"this is no receipt of this driver")
         if not known:
             return
-        ends = cast(Sequence[bytes], await self._call(Script.WATCH, (session.name, known)))
-        for (watch_id, _), end in zip(known, ends, strict=True):
+        ids = [watch_id for watch_id, _ in known]
+        try:
+            ends = cast(Sequence[bytes], await self._call(Script.WATCH, (session.name, known)))
+        except BaseException:
+            session.asked.difference_update(ids)
+            raise
+        session.known(ids)
+        for watch_id, end in zip(ids, ends, strict=True):
             if end:
                 session.hear(chr(end[0]), watch_id, end[1:])
 

@@ -32,13 +32,15 @@ _CHAPTERS = frozenset("PDW")
 class Session:
     """One process's part in a namespace, under a name of its own, by which others write to it.
 
-    `watched`: the ids whose end the EventSink waits for.
+    `watched`: the ids whose end the EventSink waits for. `asked`: those of which the server has not said yet that it
+    knows them; a server that has forgotten the others has not forgotten these.
     """
 
     def __init__(self, address: Address, options: RedisOptions, events: EventSink) -> None:
         self.name = os.urandom(8).hex()
         self.events = events
         self.watched: set[str] = set()
+        self.asked: set[str] = set()
         self.line = Line(address, options, self.name, self._greet, self._hear)
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -77,6 +79,7 @@ class Session:
             await self.line.call(Script.LEAVE, (self.name, list(self._consumers), True))
         await self.line.close()
         self._end_ticks()
+        self.known(list(self.asked))
         self.lose_watched("the connection was closed before the job's end")
 
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> RedisConsumer:
@@ -143,6 +146,7 @@ class Session:
             self.events.lost(id, _ENDS[kind](body.decode()))
         if kind not in _CHAPTERS:
             self.watched.discard(id)
+            self.asked.discard(id)
 
     def _stop(self, id: str, held: bytes) -> None:
         for consumer in self._consumers.values():
@@ -201,9 +205,14 @@ class Session:
             self._timer.cancel()
             self._timer = None
 
+    def known(self, ids: Collection[str]) -> None:
+        """The server knows the jobs that were asked for: from now on they are watched, unless they have ended."""
+        self.watched.update(self.asked.intersection(ids))
+        self.asked.difference_update(ids)
+
     def lose_watched(self, why: str) -> None:
         """Tell the EventSink that it will hear no more of what is watched."""
-        watched, self.watched = list(self.watched), set()
+        watched, self.watched = list(self.watched), set[str]()
         for watch_id in watched:
             self.events.lost(watch_id, ConnectionLost(why))
 
