@@ -45,8 +45,8 @@ class Line:
         greet: Callable[[Link], Awaitable[None]],
         hear: Callable[[Fields], None],
     ) -> None:
-        self.is_durable = False
-        self.name = str(address)
+        self.is_durable: bool = False
+        self.name: str = str(address)
         self._options = options
         self._key = options.prefix.encode()
         self._box = f"{options.prefix}mail:{session}"

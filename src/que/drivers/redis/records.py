@@ -12,14 +12,14 @@ import msgspec
 
 from que.model import Completed, Delivery, Envelope, Failed, Priority, Redeliver, Released, Settlement, Verdict
 
-MOST_IN_CALL = 1000
+MOST_IN_CALL: int = 1000
 _MOST_BYTES_IN_CALL = 4 * 1024 * 1024
 _MOST_HEADS = 1000
 _RANKS = {Priority.HIGH: -1, Priority.NORMAL: 0, Priority.LOW: 1}
 _RECEIPT = re.compile(r"[1-9][0-9]{0,15}")
 
 ItemT = TypeVar("ItemT")
-encode = msgspec.msgpack.Encoder().encode
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True, eq=False, gc=False):
@@ -47,7 +47,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _encode_failure = msgspec.json.Encoder().encode
-decode_failure = msgspec.json.Decoder(Failed).decode
+decode_failure: Callable[[bytes], Failed] = msgspec.json.Decoder(Failed).decode
 _SIZES = struct.Struct(">II")
 _heads: dict[bytes, Head] = {}
 
@@ -59,7 +59,7 @@ class Submission:
         groups: dict[tuple[str, int], list[Envelope]] = {}
         for envelope in envelopes:
             groups.setdefault((envelope.function, _RANKS[envelope.priority]), []).append(envelope)
-        self.order = list(itertools.chain.from_iterable(groups.values()))
+        self.order: list[Envelope] = list(itertools.chain.from_iterable(groups.values()))
         self._session = session
         self._groups = groups
 

@@ -21,7 +21,7 @@ from que.errors import ConnectError, ConnectionLost, JobCancelled, JobError, Job
 
 _log = logging.getLogger("que")
 
-LAYOUT = b"1"
+LAYOUT: bytes = b"1"
 # A tick that fails is tried again after this long; one that succeeds says when the next is due.
 _TICK_SECONDS = 1.0
 
@@ -37,11 +37,11 @@ class Session:
     """
 
     def __init__(self, address: Address, options: RedisOptions, events: EventSink) -> None:
-        self.name = os.urandom(8).hex()
+        self.name: str = os.urandom(8).hex()
         self.events = events
         self.watched: set[str] = set()
         self.asked: set[str] = set()
-        self.line = Line(address, options, self.name, self._greet, self._hear)
+        self.line: Line = Line(address, options, self.name, self._greet, self._hear)
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
