@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from que.address import Address
 from que.backend import Backend
@@ -34,6 +34,9 @@ from que.outcome import Outcome, Sent
 from que.portal import Portal
 from que.signature import checked_name, types_of
 from que.worker import DEFAULT_CONCURRENCY, Worker
+
+if TYPE_CHECKING:
+    from que.schedule import Clock, Missed, Scheduler, Timetable, When
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -87,7 +90,8 @@ class Que(Generic[StateT]):
     `lifespan`: an async context manager function, entered once per worker, that yields the state of its handlers.
     `middleware`: goes around every handler, the first one outermost. `max_unsent`: how many jobs may wait unsent per
     backend before Overloaded is raised. `watch_timeout`: seconds after which a job without an answer raises
-    ResultTimeout at its handle, None for never.
+    ResultTimeout at its handle, None for never. `schedule_store`: the URL of what remembers the ticks of the schedules,
+    where the engines of their jobs cannot or shall not; only schedulers open it.
     Raises UnknownDriver, InvalidName or ConfigurationError for a URL or a bound that cannot be used.
     """
 
@@ -99,6 +103,7 @@ class Que(Generic[StateT]):
         middleware: Sequence[Middleware[None]] = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
+        schedule_store: str | None = ...,
         **named_urls: str,
     ) -> None: ...
     @overload
@@ -109,6 +114,7 @@ class Que(Generic[StateT]):
         middleware: Sequence[Middleware[StateT]] = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
+        schedule_store: str | None = ...,
         **named_urls: str,
     ) -> None: ...
     def __init__(
@@ -118,6 +124,7 @@ class Que(Generic[StateT]):
         middleware: Sequence[Middleware[Never]] = (),
         max_unsent: int = DEFAULT_MAX_UNSENT,
         watch_timeout: float | None = None,
+        schedule_store: str | None = None,
         **named_urls: str,
     ) -> None:
         _refuse_bounds(max_unsent, watch_timeout)
@@ -128,7 +135,7 @@ class Que(Generic[StateT]):
         self._state = _State.CLOSED
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Future[None] | None = None
-        self._workers: weakref.WeakSet[Worker[StateT]] = weakref.WeakSet()
+        self._workers: weakref.WeakSet[Worker[StateT] | Scheduler] = weakref.WeakSet()
         _apps.add(cast(Que[object], self))
         if not urls and not named_urls:
             urls = (os.environ.get("QUE_URL", "memory://"),)
@@ -141,6 +148,11 @@ class Que(Generic[StateT]):
                     f"two backends are called {name!r}: give one an alias, Que(…, other={address!s})"
                 )
             self._backends[name] = Backend(name, address, open_driver(address), max_unsent, watch_timeout)
+        self._schedule_store = schedule_store
+        self._timetable_or_none: Timetable | None = None
+        if schedule_store is not None:
+            # Refused now, if it cannot be used.
+            self._timetable()
 
     def __repr__(self) -> str:
         return f"<Que {', '.join(f'{backend.alias}={backend.address}' for backend in self._backends.values())}>"
@@ -400,6 +412,41 @@ class Que(Generic[StateT]):
         else:
             async with self:
                 await worker.run()
+
+    def cron(
+        self, expression: str, /, *, tz: str = "UTC", missed: "Missed" = "skip", name: str | None = None
+    ) -> "When":
+        """Return a decorator of jobs without params, whose send(job, params) takes the others: sent at these times.
+
+        `missed`: what becomes of ticks that no scheduler could send in time, "skip" them, send the "last" one or "all".
+        `name`: what the ticks are remembered by, else the job's name and the times. Raises ConfigurationError.
+        """
+        from que.timetable import Cron
+
+        return self._timetable().at(Cron(expression, tz), missed, name)
+
+    def every(self, *, seconds: float, missed: "Missed" = "skip", name: str | None = None) -> "When":
+        """Return what cron() does, for a tick each `seconds`, counted from 1970: all schedulers mean the same ones."""
+        from que.timetable import Every
+
+        return self._timetable().at(Every(seconds), missed, name)
+
+    def scheduler(self, *, deadline: float = 10.0, clock: "Clock | None" = None) -> "Scheduler":
+        """Return a Scheduler of what cron() and every() declared: any number may run, each tick is sent once.
+
+        `await scheduler.run()` until stop() is called, or `async with` it. `deadline`: seconds for one call to an
+        engine. `clock`: for tests. Raises ConfigurationError if there are no schedules.
+        """
+        scheduler = self._timetable().scheduler(clock, deadline)
+        self._workers.add(scheduler)
+        return scheduler
+
+    def _timetable(self) -> "Timetable":
+        if self._timetable_or_none is None:
+            from que.schedule import Timetable
+
+            self._timetable_or_none = Timetable(self, self._schedule_store)
+        return self._timetable_or_none
 
     @asynccontextmanager
     async def _blocking_inside(self) -> AsyncGenerator[Blocking, None]:

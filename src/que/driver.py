@@ -12,7 +12,18 @@ from typing_extensions import get_protocol_members
 
 from que.address import SCHEME, Address, nearest
 from que.errors import ConfigurationError, JobError, SubmitError, UnknownDriver
-from que.model import Capabilities, DeadLetter, Delivery, Envelope, Failed, JobStatus, QueueDepth, Settled, Settlement
+from que.model import (
+    Capabilities,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Failed,
+    JobStatus,
+    QueueDepth,
+    Settled,
+    Settlement,
+    TickClaim,
+)
 
 
 class EventSink(Protocol):
@@ -156,6 +167,25 @@ class Inspects(Protocol):
 
     async def status(self, receipt: str) -> JobStatus: ...
     async def depths(self) -> Sequence[QueueDepth]: ...
+
+
+@runtime_checkable
+class Ticks(Protocol):
+    """A driver whose engine remembers how far schedules have come; matched by the capability ticks.
+
+    Both calls are atomic among all processes that use the engine.
+    """
+
+    async def begin_ticks(self, schedule: str, until: float, owner: str, seconds: float) -> TickClaim:
+        """Grant `owner` the schedule for `seconds`, unless its ticks are done up to `until` or another owner has it.
+
+        An owner that has it already has it for `seconds` from now.
+        """
+        ...
+
+    async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
+        """Remember that the ticks are done up to `until`, or a later moment known already; `owner` lets go."""
+        ...
 
 
 DriverFactory = Callable[[Address], Driver]

@@ -156,6 +156,17 @@ class DeadLetter:
     buried_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class TickClaim:
+    """Whether a scheduler may see to the ticks of a schedule now, and up to which moment they have been seen to.
+
+    `done`: Unix seconds, None for a schedule of which nothing is known.
+    """
+
+    granted: bool
+    done: float | None
+
+
 class Support(enum.Enum):
     """How a driver has a feature; NONE is false."""
 
@@ -190,9 +201,10 @@ class Capabilities:
 
     `results_pushed`: the EventSink hears how a job that is not in the background ended, or else submit() is refused.
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
-    `run_timeout`: one call's own run_timeout travels with it. `retry`: the engine delays a redelivery. `fifo`: jobs of
-    one function and priority that were submitted one after the other are handed out in that order. `lease_seconds`: how
-    long a timed lease lasts without being extended. `max_payload`: bytes, None without a limit.
+    `run_timeout`: one call's own run_timeout travels with it. `ticks`: it remembers how far each schedule has come.
+    `retry`: the engine delays a redelivery. `fifo`: jobs of one function and priority that were submitted one after the
+    other are handed out in that order. `lease_seconds`: how long a timed lease lasts without being extended.
+    `max_payload`: bytes, None without a limit.
     """
 
     lease: Lease
@@ -216,5 +228,6 @@ class Capabilities:
     dead_letters: Support = Support.NONE
     headers: Support = Support.NONE
     inspect: Support = Support.NONE
+    ticks: Support = Support.NONE
     fifo: Support = Support.NONE
     max_payload: int | None = None

@@ -40,6 +40,7 @@ MEANINGS = {
     "dead_letters": "`app.dead_letters(job)`: what failed and nobody waited for",
     "headers": "facts travel beside the params",
     "inspect": "`status()` of a job, `app.depths()`",
+    "ticks": "the ticks of schedules are remembered, so that each is sent once (else `schedule_store=`)",
     "fifo": "jobs of one name and priority are handed out in the order of their submission",
     "max_payload": "bytes of params or of a result",
 }

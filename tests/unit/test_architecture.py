@@ -23,7 +23,7 @@ MOST_FUNCTION_LINES = 60
 FLOORS: dict[int, str] = {
     1: "errors model address batch options signature",
     2: """
-        driver serializer retry
+        driver serializer retry timetable
         gearman gearman.packets gearman._wire_py gearman._wire_c gearman.wire gearman.outbox gearman.client
         gearman.worker gearman.admin
     """,
@@ -43,12 +43,12 @@ FLOORS: dict[int, str] = {
         drivers.redis.options drivers.redis.records drivers.redis.scripts drivers.redis.session drivers.redis.wire
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
         drivers.sqlite.driver drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
-        drivers.sqlite.submitting drivers.sqlite.turn drivers.sqlite.working
+        drivers.sqlite.submitting drivers.sqlite.ticking drivers.sqlite.turn drivers.sqlite.working
         drivers.postgres drivers.postgres.columns drivers.postgres.consumer drivers.postgres.driver drivers.postgres.ear
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
         drivers.postgres.session
     """,
-    4: "worker run slots",
+    4: "worker run slots schedule",
     5: "blocking app",
 }
 PUBLIC_NAMES_FLOOR = 6

@@ -11,6 +11,7 @@ from que.app import Que
 from que.blocking import BlockingQue, BlockingWorker
 from que.handle import Events, Handle, Sending
 from que.portal import BlockingEvents, BlockingHandle, BlockingSending
+from que.schedule import Clock, Missed, Scheduler, When
 from que.worker import Worker
 
 PAIRS: dict[str, tuple[type, type]] = {
@@ -34,6 +35,9 @@ TYPES = [
     (r"typing\.Union\[(collections\.abc\.Iterable\[[^]]*\]), collections\.abc\.AsyncIterable\[[^]]*\]\]", r"\1"),
     (r"collections\.abc\.AsyncIterator\b", "collections.abc.Iterator"),
 ]
+
+# What `import que` does not import, so that it is light: only checkers see these names there.
+LAZY = {"Clock": Clock, "Missed": Missed, "Scheduler": Scheduler, "When": When}
 
 # Neither the variance of a type variable nor the name that an inherited method has for it is a difference.
 VARIABLES = [(r"[~+-](\w+?)(_co)?\b", r"\1"), (r"\bValueT\b", "ResultT")]
@@ -69,13 +73,13 @@ def is_async(method: Callable[..., object]) -> bool:
     """Whether a method waits, or gives something that does."""
     if inspect.iscoroutinefunction(method) or method.__name__ == "__aiter__":
         return True
-    hint = typing.get_type_hints(method).get("return")
+    hint = typing.get_type_hints(method, localns=LAZY).get("return")
     return translated(hint) != rewritten(spelled(hint), VARIABLES)
 
 
 def face(method: Callable[..., object], say: Callable[[object], str]) -> list[tuple[str, object, object, str]]:
     """Return what a caller sees of a method: each parameter's name, kind, default and type, and the result's type."""
-    hints = typing.get_type_hints(method)
+    hints = typing.get_type_hints(method, localns=LAZY)
     parameters = list(inspect.signature(method).parameters.values())[1:]
     seen = [(each.name, each.kind, each.default, say(hints[each.name])) for each in parameters]
     return [*seen, ("return", None, None, say(hints["return"]))]

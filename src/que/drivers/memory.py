@@ -30,6 +30,7 @@ from que.model import (
     Settled,
     Settlement,
     Support,
+    TickClaim,
     UniqueScope,
 )
 
@@ -50,6 +51,7 @@ _CAPABILITIES = Capabilities(
     cancel_running=Support.NATIVE,
     retry=Support.NATIVE,
     inspect=Support.NATIVE,
+    ticks=Support.NATIVE,
     fifo=Support.NATIVE,
 )
 
@@ -75,6 +77,14 @@ class _Job(msgspec.Struct, eq=False):
     total: int = 0
 
 
+class _Ticked(msgspec.Struct):
+    """How far a schedule has come, and who sees to it until when."""
+
+    done: float | None = None
+    owner: str | None = None
+    held_until: float = 0.0
+
+
 # In the order in which they are taken; what is cancelled or expires leaves no trace.
 _Lane = OrderedDict[str, _Job]
 
@@ -94,6 +104,7 @@ class MemoryDriver:
         self._uniques: dict[tuple[str, str], _Job] = {}
         self._lanes = {priority: defaultdict[str, _Lane](_Lane) for priority in sorted(Priority, reverse=True)}
         self._consumers: list[_MemoryConsumer] = []
+        self._ticked = defaultdict[str, _Ticked](_Ticked)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -178,6 +189,23 @@ class MemoryDriver:
         workers = Counter(function for consumer in self._consumers for function in consumer.functions)
         names = sorted({*queued, *running, *workers})
         return [QueueDepth(name, queued[name], running[name], workers[name]) for name in names]
+
+    async def begin_ticks(self, schedule: str, until: float, owner: str, seconds: float) -> TickClaim:
+        """Grant `owner` the schedule; what is remembered outlives a disconnect(), not the process."""
+        ticked, now = self._ticked[schedule], time.time()
+        if ticked.done is not None and ticked.done >= until:
+            return TickClaim(granted=False, done=ticked.done)
+        if ticked.owner not in (None, owner) and ticked.held_until > now:
+            return TickClaim(granted=False, done=ticked.done)
+        ticked.owner, ticked.held_until = owner, now + seconds
+        return TickClaim(granted=True, done=ticked.done)
+
+    async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
+        """Remember how far the schedule has come."""
+        ticked = self._ticked[schedule]
+        ticked.done = until if ticked.done is None else max(ticked.done, until)
+        if ticked.owner == owner:
+            ticked.owner = None
 
     def _place(self, job: _Job, *, first: bool = False) -> None:
         """Queue `job`, now or when it is due."""

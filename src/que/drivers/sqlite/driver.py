@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
-from que.drivers.sqlite import burying, submitting
+from que.drivers.sqlite import burying, submitting, ticking
 from que.drivers.sqlite.consumer import SqliteConsumer
 from que.drivers.sqlite.options import SqliteOptions
 from que.drivers.sqlite.schema import NewerSchema
@@ -21,6 +21,7 @@ from que.model import (
     Lease,
     QueueDepth,
     Support,
+    TickClaim,
     UniqueScope,
 )
 
@@ -65,6 +66,7 @@ class SqliteDriver:
             retry=native,
             dead_letters=native,
             inspect=native,
+            ticks=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )
@@ -140,6 +142,14 @@ class SqliteDriver:
     async def drop(self, receipts: Collection[str]) -> int:
         """Forget these dead letters; return how many there were."""
         return await self._run(lambda turn: burying.drop(turn, _rows(receipts)))
+
+    async def begin_ticks(self, schedule: str, until: float, owner: str, seconds: float) -> TickClaim:
+        """Grant `owner` the schedule, unless its ticks are done up to `until` or another owner has it."""
+        return await self._run(lambda turn: ticking.begin(turn, schedule, until, owner, seconds))
+
+    async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
+        """Remember how far the schedule has come, for as long as the file is there."""
+        await self._run(lambda turn: ticking.end(turn, schedule, until, owner))
 
     async def _run(self, operation: Callable[[Turn], ResultT]) -> ResultT:
         try:

@@ -69,6 +69,9 @@ _VERSIONS = (
     CREATE TABLE que_counter (last INTEGER NOT NULL);
     INSERT INTO que_counter VALUES (0);
     """,
+    """
+    CREATE TABLE que_ticks (schedule TEXT PRIMARY KEY, done REAL, owner TEXT, held_until REAL) WITHOUT ROWID;
+    """,
 )
 VERSION = len(_VERSIONS)
 
