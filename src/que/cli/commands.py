@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from que.app import Que
 from que.cli import demo as demo_module
 from que.cli import worker as worker_module
 from que.cli.console import say
@@ -62,15 +63,19 @@ def demo(
         _run(demo_module.demo(url))
 
 
+_App = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:APP",
+        help="The app and the module that holds it, like tasks:app; the working directory is searched first.",
+    ),
+]
+_Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Log at level INFO, not WARNING.")]
+
+
 @commands.command()
 def worker(
-    app: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:APP",
-            help="The app and the module that holds it, like tasks:app; the working directory is searched first.",
-        ),
-    ],
+    app: _App,
     concurrency: Annotated[
         int, typer.Option("-c", "--concurrency", min=1, metavar="SLOTS", help="Jobs at once per backend and process.")
     ] = 100,
@@ -83,7 +88,8 @@ def worker(
             min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long running jobs may take once stopped."
         ),
     ] = 30.0,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log at level INFO, not WARNING.")] = False,
+    scheduler: Annotated[bool, typer.Option("--scheduler", help="Send what the app's schedules say, too.")] = False,
+    verbose: _Verbose = False,
 ) -> None:
     """Work the jobs of an app until SIGTERM or SIGINT.
 
@@ -98,12 +104,37 @@ def worker(
     if lifeline is None and processes > 1:
         raise typer.Exit(supervise(processes, grace))
     with _errors_in_a_line():
-        found = load(app)
-        # After the import, so that an app that sets up its own logging is left alone.
-        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
+        found = _load(app, verbose)
         if lifeline is not None:
             follow(lifeline)
-        _run(worker_module.work(found, concurrency, grace))
+        _run(worker_module.work(found, concurrency, grace, scheduler))
+
+
+@commands.command()
+def scheduler(
+    app: _App,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long what is being sent may take."
+        ),
+    ] = 30.0,
+    verbose: _Verbose = False,
+) -> None:
+    """Send what the schedules of an app say, until SIGTERM or SIGINT.
+
+    Any number of schedulers may run: each tick is sent once. The exit status is 0 after a stop, 1 after an error, 2 for
+    bad options.
+    """
+    with _errors_in_a_line():
+        _run(worker_module.schedule(_load(app, verbose), grace))
+
+
+def _load(app: str, verbose: bool) -> Que[object]:
+    """Return the app, and set up the logging after its import, so that one with a logging of its own is left alone."""
+    found = load(app)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
+    return found
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from que.cli.console import say
-from que.cli.worker import SETTLING_SECONDS
+from que.cli.serving import SETTLING_SECONDS
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*_STOPS, signal.SIGCHLD, signal.SIGALRM)
