@@ -14,6 +14,7 @@ from que.address import Address
 from que.driver import Cancels, ConsumerSink, Driver, Emits, EventSink, Inspects
 from que.model import Completed, Delivery, Envelope, Failed, Redeliver, Released, Settled, Settlement
 from que.options import CallOptions
+from tests.contract.contract import Contract
 from tests.unit.loops import in_loop, ticks, until
 
 
@@ -101,6 +102,33 @@ class Reversed:
 class EchoReverse(que.Model[Message, Reversed], job="echoReverse"):
     async def process(self) -> Reversed:
         return Reversed(self.params.message[::-1])
+
+
+class TestOwn(Contract):
+    """The suite, for once on a driver that lacks nearly everything: what it does not state is refused."""
+
+    not_applicable = frozenset(
+        {
+            "jobs of a worker that disconnects come back",
+            "an abandoned job comes back and never before its lease is over",
+            "a stale verdict never reaches the submitter",
+            "a job that outlasts its lease runs once",
+            "everyone is back after the engine restarts",
+            "durable jobs outlive a restart of the engine",
+            "jobs outlive those who sent them",
+            "of many producers and worker processes no job is lost or run twice",
+            "a stalled worker takes no more memory however much waits",
+            "no job is lost when workers are killed",
+            "no job is lost or run twice when workers are stopped",
+            "a frozen worker loses its job to another for good",
+            "a job that kills its workers does not take the others along",
+        }
+    )
+
+    @pytest.fixture
+    def url(self) -> str:
+        que.register_driver("own", OwnDriver)
+        return "own://"
 
 
 def own_app(*middleware: que.Middleware[None], url: str = "own://") -> que.Que[None]:
