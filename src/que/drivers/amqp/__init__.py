@@ -4,9 +4,9 @@ from que.errors import ConfigurationError
 
 try:
     from que.drivers.amqp.driver import AmqpDriver
-except ModuleNotFoundError as error:
-    if error.name != "pamqp":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "pamqp":
         raise
-    raise ConfigurationError("amqp:// needs the library pamqp: pip install que-jobs[amqp]") from error
+    raise ConfigurationError("amqp:// needs the library pamqp: pip install que-jobs[amqp]") from _missing
 
 __all__ = ["AmqpDriver"]

@@ -80,6 +80,7 @@ class Graveyard:
 
     async def _publish(self, function: str, messages: Sequence[Message]) -> list[bool]:
         outbox = self._outbox
+        await outbox.mend()
         head = await outbox.way(function, 0, outbox.rest)
         copies = [Outgoing(head, copy_properties(message.properties, 0), message.body) for message in messages]
         ids = [message.properties.message_id or "" for message in messages]

@@ -187,19 +187,26 @@ class _Batch:
 
 
 class Publisher:
-    """A channel in confirm mode: publishes batches, and tells of each message whether the server has it."""
+    """A channel in confirm mode: publishes batches, and tells of each message whether the server has it.
+
+    Batches leave one after the other, so that what was published first is in its queue first.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self.lost: Callable[[Exception], None] = lambda error: None
         channel.on_confirmed = self._confirmed
         channel.on_returned = self._returned
         channel.on_closed = self._closed
+        self._loop = asyncio.get_running_loop()
+        self._writing = asyncio.Lock()
         self._tag = 0
-        # By tag, and so in the order of their publication.
         self._pending: dict[int, tuple[_Batch, int, str]] = {}
+        # The tags of what is pending, and of some that was confirmed out of turn.
+        self._order: deque[int] = deque()
         # The server returns a message before it confirms it, and names it by nothing but its content.
         self._returned_ids: dict[str, str] = {}
-        self.lost: Callable[[Exception], None] = lambda error: None
+        self._heard_at = 0.0
 
     @classmethod
     async def open(cls, channel: Channel) -> "Publisher":
@@ -211,17 +218,20 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing], ids: Sequence[str]) -> list[Outcome]:
         """Publish, wait for the confirms, and return an outcome for each. `ids`: the message ids.
 
-        What could not even leave within the timeout, because the server blocks us, was not sent. Never raises, but for
-        a cancellation, which leaves the channel in step.
+        What cannot leave within the timeout, because the server blocks us, was not sent; what leaves is waited for as
+        long as the server keeps confirming. Never raises, but for a cancellation, which leaves the channel in step.
         """
-        batch = _Batch(len(messages), asyncio.get_running_loop().create_future())
-        try:
-            async with asyncio.timeout(self.channel.carrier.timeout):
-                await self._write(messages, ids, batch)
-                if batch.left:
-                    await batch.done
-        except TimeoutError:
-            pass
+        batch = _Batch(len(messages), self._loop.create_future())
+        patience = self.channel.carrier.timeout
+        begun = self._loop.time()
+        async with self._writing:
+            await self._write(messages, ids, batch, begun + patience)
+        self._heard_at = max(self._heard_at, begun)
+        while batch.left and not batch.done.done():
+            wait_seconds = max(self._heard_at, begun) + patience - self._loop.time()
+            if wait_seconds <= 0:
+                break
+            await asyncio.wait([batch.done], timeout=wait_seconds)
         why = self._why_not()
         return [Outcome(Fate.UNSENT, why) if outcome is None else outcome for outcome in batch.outcomes]
 
@@ -234,13 +244,14 @@ class Publisher:
         for head, properties, body in messages:
             carrier.write(head + content_frames(number, properties, body, carrier.frame_max))
 
-    async def _write(self, messages: Sequence[Outgoing], ids: Sequence[str], batch: _Batch) -> None:
+    async def _write(self, messages: Sequence[Outgoing], ids: Sequence[str], batch: _Batch, deadline: float) -> None:
+        """Write what can be written; the wait for room ends at `deadline`, or as late after the last message left."""
         carrier, number, frame_max = self.channel.carrier, self.channel.number, self.channel.carrier.frame_max
         parts: list[bytes] = []
         size = 0
         for index, (head, properties, body) in enumerate(messages):
-            if not (parts or carrier.writable):
-                await carrier.until_writable()
+            if not (parts or carrier.writable) and not await self._room(deadline):
+                break
             if self.channel.closed is not None:
                 break
             frames = content_frames(number, properties, body, frame_max)
@@ -248,16 +259,24 @@ class Publisher:
             size += len(head) + len(frames)
             self._tag += 1
             self._pending[self._tag] = (batch, index, ids[index])
+            self._order.append(self._tag)
             batch.outcomes[index] = _UNCONFIRMED
             if size > _MOST_UNWRITTEN_BYTES:
                 carrier.write(b"".join(parts))
                 parts, size = [], 0
+                deadline = self._loop.time() + carrier.timeout
         if parts:
             carrier.write(b"".join(parts))
         # Those that were not written have no confirm to wait for.
-        unwritten = batch.outcomes.count(None)
-        if unwritten:
-            batch.left -= unwritten
+        batch.left -= batch.outcomes.count(None)
+
+    async def _room(self, deadline: float) -> bool:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.channel.carrier.until_writable()
+        except TimeoutError:
+            return False
+        return True
 
     def _why_not(self) -> str:
         carrier = self.channel.carrier
@@ -272,13 +291,15 @@ class Publisher:
         self._returned_ids[name] = cast(str, message.args[1])
 
     def _confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
-        if not multiple:
-            self._end(tag, ok)
+        self._heard_at = self._loop.time()
+        order, pending = self._order, self._pending
+        if multiple:
+            while order and order[0] <= tag:
+                self._end(order.popleft(), ok)
             return
-        for each in list(self._pending):
-            if each > tag:
-                break
-            self._end(each, ok)
+        self._end(tag, ok)
+        while order and order[0] not in pending:
+            order.popleft()
 
     def _end(self, tag: int, ok: bool) -> None:
         found = self._pending.pop(tag, None)
@@ -295,6 +316,7 @@ class Publisher:
 
     def _closed(self, error: Exception) -> None:
         pending, self._pending = self._pending, {}
+        self._order.clear()
         unknown = Outcome(Fate.UNKNOWN, str(error))
         for batch, index, _ in pending.values():
             batch.outcomes[index] = unknown

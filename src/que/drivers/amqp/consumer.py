@@ -7,7 +7,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import cast
 
 import msgspec
@@ -73,13 +73,13 @@ class AmqpConsumer:
         functions: Sequence[str],
         slots: int,
         notices: ConsumerSink,
-        outbox: Callable[[], Outbox | None],
+        outboxes: Link[Outbox],
     ) -> None:
         self._options = options
         self._functions = list(functions)
         self._prefetch = min(slots, _MOST_PREFETCH)
         self._notices = notices
-        self._outbox = outbox
+        self._outboxes = outboxes
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[Delivery] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -148,7 +148,10 @@ class AmqpConsumer:
 
     def _lost(self, claim: Claim, error: Exception) -> None:
         held, claim.held = claim.held, {}
-        self._arrived = deque(each for each in self._arrived if lease_of(each).channel is not claim.channel)
+        # Nobody has seen these yet.
+        for delivery in self._arrived:
+            held.pop(lease_of(delivery).tag, None)
+        self._arrived.clear()
         for delivery in held.values():
             self._notices.lost(delivery)
 
@@ -192,7 +195,7 @@ class AmqpConsumer:
             for index, (delivery, verdict) in enumerate(settlements)
             if claim.held.get(lease_of(delivery).tag) is delivery
         ]
-        safe = await settling.publish(self._outbox(), [(delivery, verdict) for _, delivery, verdict in mine])
+        safe = await settling.publish(self._outboxes, [(delivery, verdict) for _, delivery, verdict in mine])
         done: set[int] = set()
         failed: set[int] = set()
         for (index, delivery, _), is_safe in zip(mine, safe, strict=True):
@@ -234,7 +237,7 @@ class AmqpConsumer:
 
     def _post(self) -> None:
         letters, self._letters = self._letters, []
-        outbox = self._outbox()
+        outbox = self._outboxes.session
         if outbox is not None:
             settling.post(outbox, letters)
 

@@ -13,9 +13,6 @@ from que.drivers.amqp.submitter import Outbox, Submitter
 from que.errors import ConnectError, ConnectionLost, NotConnected, NotSent
 from que.model import Capabilities, DeadLetter, Envelope, Lease, Support
 
-# RabbitMQ 4.0 made its limit smaller.
-_MOST_PAYLOAD_OF_4 = 16 * 1024 * 1024
-
 
 class AmqpDriver:
     """Durable jobs in quorum queues; results by direct reply-to."""
@@ -72,8 +69,8 @@ class AmqpDriver:
             await link.close()
             raise ConnectError(str(self._address), str(error)) from error
         self._submitter, self._link = submitter, link
-        if link.connection is not None and link.connection.version >= (4, 0):
-            self._max_payload = min(self._max_payload, _MOST_PAYLOAD_OF_4)
+        if link.session is not None:
+            self._max_payload = link.session.max_payload
 
     async def disconnect(self) -> None:
         """Close every connection. Jobs still watched are reported lost; what workers still held goes to others."""
@@ -89,33 +86,37 @@ class AmqpDriver:
         submitter, link = self._submitter, self._link
         if submitter is None or link is None:
             raise NotSent(f"{self._address} is not connected")
-        if link.session is None:
+        outbox = await link.wait()
+        if outbox is None:
             raise NotSent(f"{self._address} cannot be reached at present")
-        await submitter.submit(link.session, envelopes)
+        await submitter.submit(outbox, envelopes)
 
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> AmqpConsumer:
         """Return a consumer that has begun; raises ConnectError."""
         link = self._link
         if link is None:
             raise NotConnected(f"{self._address} is not connected")
-        consumer = AmqpConsumer(self._options, self._tls, list(functions), slots, notices, lambda: link.session)
+        consumer = AmqpConsumer(self._options, self._tls, list(functions), slots, notices, link)
         self._consumers.append(consumer)
         await consumer.begin()
         return consumer
 
     async def dead_letters(self, function: str, limit: int) -> Sequence[DeadLetter]:
         """Return at most `limit` of the function's dead letters, the oldest first; raises ConnectError."""
-        return await self._graveyard().letters(function, limit)
+        return await (await self._graveyard()).letters(function, limit)
 
     async def replay(self, receipts: Collection[str]) -> int:
         """Publish these again and return how many there were; raises ConnectError."""
-        return await self._graveyard().replay(receipts)
+        return await (await self._graveyard()).replay(receipts)
 
     async def drop(self, receipts: Collection[str]) -> int:
         """Forget these and return how many there were; raises ConnectError."""
-        return await self._graveyard().drop(receipts)
+        return await (await self._graveyard()).drop(receipts)
 
-    def _graveyard(self) -> Graveyard:
-        if self._link is None or self._link.session is None:
-            raise NotConnected(f"{self._address} cannot be reached at present")
-        return Graveyard(self._link.session, str(self._address))
+    async def _graveyard(self) -> Graveyard:
+        if self._link is None:
+            raise NotConnected(f"{self._address} is not connected")
+        outbox = await self._link.wait()
+        if outbox is None:
+            raise ConnectError(str(self._address), "it cannot be reached at present")
+        return Graveyard(outbox, str(self._address))

@@ -1,6 +1,7 @@
 """One connection, kept: a lost one is replaced for ever, by any node of the cluster that answers."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
@@ -33,6 +34,7 @@ class Link(Generic[SessionT]):
         lost: Callable[[SessionT, Exception], None],
     ) -> None:
         self.session: SessionT | None = None
+        self._up = asyncio.Event()
         self.connection: Connection | None = None
         # None once the first attempt has succeeded, else why it failed.
         self.first: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
@@ -55,6 +57,14 @@ class Link(Generic[SessionT]):
             await self.connection.close()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait(self) -> SessionT | None:
+        """Return the session, once there is one; None if there is none within the timeout."""
+        if self.session is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.timeout):
+                    await self._up.wait()
+        return self.session
 
     async def _run(self) -> None:
         while True:
@@ -83,11 +93,13 @@ class Link(Generic[SessionT]):
         loop = asyncio.get_running_loop()
         since = loop.time()
         self.session = session
+        self._up.set()
         self._recovered()
         try:
             reason = await asyncio.shield(connection.closed)
         finally:
             self.session = None
+            self._up.clear()
             connection.abort(ConnectionAbortedError("the connection was given up"))
             self._lost(session, connection.closed.result())
         # A server that hangs up at once must not be asked without pause.

@@ -27,8 +27,9 @@ REPLY_TO = "amq.rabbitmq.reply-to"
 APP = "que"
 ATTEMPTS, EXPIRES, RUN_TIMEOUT = "x-que-attempts", "x-que-expires", "x-que-run-timeout"
 FAILURE, BURIED = "x-que-failure", "x-que-buried"
-_OURS = (ATTEMPTS, EXPIRES, FAILURE, BURIED)
-_OF_THE_SERVER = ("x-death", "x-delivery-count", "x-acquired-count", "x-first-death-", "x-last-death-", "CC", "BCC")
+# CC and BCC would have a copy go where the first one went too.
+_LEFT_OUT = frozenset({ATTEMPTS, EXPIRES, FAILURE, BURIED, "CC", "BCC"})
+_OF_THE_SERVER = ("x-death", "x-delivery-count", "x-acquired-count", "x-first-death-", "x-last-death-")
 _PERSISTENT = 2
 
 
@@ -144,7 +145,7 @@ def _replaced(properties: Properties, facts: FieldTable) -> Properties:
     kept = {
         name: value
         for name, value in (properties.headers or {}).items()
-        if name not in _OURS and not name.startswith(_OF_THE_SERVER)
+        if name not in _LEFT_OUT and not name.startswith(_OF_THE_SERVER)
     }
     headers: FieldTable = {**kept, **facts}
     return msgspec.structs.replace(
@@ -153,7 +154,7 @@ def _replaced(properties: Properties, facts: FieldTable) -> Properties:
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    return max(0, value) if isinstance(value, int) else 0
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

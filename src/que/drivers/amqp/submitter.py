@@ -39,11 +39,12 @@ class Outbox:
     They are apart because the server closes a channel for a message that is too large, and with it goes who waits.
     """
 
-    def __init__(self, connection: Connection, jobs: Publisher, rest: Publisher, topology: Topology) -> None:
+    def __init__(self, connection: Connection, jobs: Publisher, rest: Publisher, options: Options) -> None:
         self.connection = connection
         self.jobs = jobs
-        self.rest = rest
-        self.topology = topology
+        self.rest: Publisher = rest
+        self.topology: Topology = Topology(connection, options)
+        self.max_payload: int = most_payload(options, connection.version)
         self.heads: dict[tuple[int, str, str], bytes] = {}
 
     def head(self, publisher: Publisher, exchange: str, key: str, *, mandatory: bool = True) -> bytes:
@@ -55,6 +56,12 @@ class Outbox:
                 self.heads.clear()
             found = self.heads[way] = publish_head(publisher.channel.number, exchange, key, mandatory=mandatory)
         return found
+
+    async def mend(self) -> None:
+        """`rest` is open, after the server may have closed it; raises ConnectionError and TimeoutError."""
+        if self.rest.channel.closed is not None:
+            _log.warning("the server had closed a channel: %s", self.rest.channel.closed)
+            self.rest = await Publisher.open(await self.connection.channel())
 
     async def way(self, function: str, delay_seconds: float, publisher: Publisher) -> bytes:
         """Return the publish method for a job, once what it goes through is there; raises as Topology.make()."""
@@ -70,6 +77,13 @@ class Outbox:
 
 
 _MOST_HEADS = 1000
+# RabbitMQ 4.0 made its limit smaller.
+_MOST_PAYLOAD_OF_4 = 16 * 1024 * 1024
+
+
+def most_payload(options: Options, version: tuple[int, ...]) -> int:
+    """Return the bytes of a message that a server of this version takes."""
+    return min(options.max_payload, _MOST_PAYLOAD_OF_4) if version >= (4, 0) else options.max_payload
 
 
 class Submitter:
@@ -102,10 +116,9 @@ class Submitter:
         jobs.channel.on_message = self._hear
         await jobs.channel.call(Method.BASIC_CONSUME, 0, REPLY_TO, "", False, True, False, False, {})
         rest = await Publisher.open(await connection.channel())
-        # Either channel is closed by the server for our mistakes only; a fresh connection is the simplest way on.
+        # Without it nobody hears an answer: a fresh connection is the simplest way on.
         jobs.lost = connection.abort
-        rest.lost = connection.abort
-        return Outbox(connection, jobs, rest, Topology(connection, self._options))
+        return Outbox(connection, jobs, rest, self._options)
 
     def lose(self, why: Exception) -> None:
         """The connection that heard the answers is gone."""
@@ -164,6 +177,7 @@ class Submitter:
         for envelope in envelopes:
             if envelope.background:
                 continue
+            self._unwatch(envelope.id)
             timer = None
             if envelope.expires is not None:
                 wait_seconds = expires_at(envelope, now) - now + _EXPIRY_MARGIN_SECONDS

@@ -98,7 +98,7 @@ class Topology:
     """Makes what is missing, over one connection, and remembers what is there."""
 
     def __init__(self, connection: Connection, options: Options) -> None:
-        self.names = Names(options.prefix)
+        self.names: Names = Names(options.prefix)
         self._connection = connection
         self._options = options
         self._channel: Channel | None = None
