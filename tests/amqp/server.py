@@ -31,19 +31,20 @@ disk_free_limit.absolute = 1MB
 class RabbitMQ:
     """One node of ours; the ports and the data outlive its process, so that `restart` finds its clients again."""
 
-    def __init__(self, directory: Path, settings: str = "") -> None:
+    def __init__(self, directory: Path, settings: str = "", erlang: str = "") -> None:
         # Debian's wrapper of this name insists on its own user and directories.
         require("rabbitmq-server")
         self.port: int = free_port()
         self._directory = directory
         self._settings = settings
+        self._erlang = erlang
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, directory: Path, settings: str = "") -> Self:
-        """Return a node that answers; `settings` are lines for its rabbitmq.conf."""
-        server = cls(directory, settings)
+    def start(cls, directory: Path, settings: str = "", erlang: str = "") -> Self:
+        """Return a node that answers; `settings` are lines for its rabbitmq.conf, `erlang` flags of its VM."""
+        server = cls(directory, settings, erlang)
         for _ in range(3):
             if server._launch():
                 return server
@@ -157,6 +158,7 @@ class RabbitMQ:
             # Without this a shell stays in front of the node, and a signal does not reach it.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang,
         }
 
     def _answers(self) -> bool:
@@ -168,11 +170,11 @@ class RabbitMQ:
 
 
 @contextlib.contextmanager
-def rabbitmq(settings: str = "") -> Generator[RabbitMQ]:
+def rabbitmq(settings: str = "", erlang: str = "") -> Generator[RabbitMQ]:
     """Give a node that is gone, with all its data, when the block ends."""
     directory = tempfile.mkdtemp(prefix="que-rabbitmq-")
     try:
-        with RabbitMQ.start(Path(directory), settings) as server:
+        with RabbitMQ.start(Path(directory), settings, erlang) as server:
             yield server
     finally:
         shutil.rmtree(directory, ignore_errors=True)

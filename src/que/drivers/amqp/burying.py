@@ -1,7 +1,7 @@
 """Dead letters: read by taking them from their queue and giving them back, on a channel of that one reading."""
 
+import contextlib
 import hashlib
-import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -9,6 +9,7 @@ from typing import cast
 from urllib.parse import quote, unquote
 
 import msgspec
+from pamqp.common import FieldTable
 
 from que.drivers.amqp.channel import Channel, Fate, Outgoing
 from que.drivers.amqp.messages import ATTEMPTS, BURIED, FAILURE, copy_properties
@@ -19,6 +20,7 @@ from que.model import DeadLetter, Failed
 
 _decode_failure = msgspec.json.Decoder(Failed).decode
 _AT_ONCE = 100
+_MOST_SORTED = 1000
 # What the server itself says of why it has buried a message.
 _REASONS = {
     "rejected": Failed("rejected", "", "a worker rejected it"),
@@ -37,8 +39,11 @@ class Graveyard:
     async def letters(self, function: str, limit: int) -> list[DeadLetter]:
         """Return the oldest `limit`, and leave them where they are."""
         async with self._reading(function) as channel:
-            messages = await self._take(channel, function, limit)
-        return [_letter(function, message) for message in messages]
+            # What was given back before stands behind the rest: RabbitMQ has no order but that of its queue.
+            messages = await self._take(channel, function, max(limit, _MOST_SORTED))
+        letters = [_letter(function, message) for message in messages]
+        letters.sort(key=lambda letter: letter.buried_at)
+        return letters[:limit]
 
     async def drop(self, receipts: Collection[str]) -> int:
         """Forget these; return how many there were."""
@@ -66,10 +71,10 @@ class Graveyard:
         count = 0
         async with self._reading(function) as channel:
             while names:
-                messages = await self._take(channel, function, _AT_ONCE)
+                messages = await self._take(channel, function, _MOST_SORTED)
                 if not messages:
                     break
-                found = [message for message in messages if _name(message) in names]
+                found = sorted((each for each in messages if _name(each) in names), key=_buried_at)
                 names.difference_update(map(_name, found))
                 done = [True] * len(found) if act is None else await act(function, found)
                 for message, is_done in zip(found, done, strict=True):
@@ -116,28 +121,43 @@ class Graveyard:
 
 
 def _letter(function: str, message: Message) -> DeadLetter:
-    headers = message.properties.headers or {}
-    failure, buried_at = _REASONS["rejected"], time.time()
-    said = headers.get(FAILURE)
-    deaths = headers.get("x-death")
-    if isinstance(said, str):
-        failure = _decode_failure(said)
-        milliseconds = headers.get(BURIED)
-        buried_at = milliseconds / 1000 if isinstance(milliseconds, int) else buried_at
-    elif isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
-        reason = str(deaths[0].get("reason"))
-        failure = _REASONS.get(reason, Failed("rejected", "", f"the server buried it: {reason}"))
-        moment = deaths[0].get("time")
-        buried_at = moment.timestamp() if isinstance(moment, datetime) else buried_at
-    attempts = headers.get(ATTEMPTS)
+    attempts = _headers(message).get(ATTEMPTS)
     return DeadLetter(
         f"{quote(_name(message), safe='')}@{function}",
         function,
         message.body,
-        failure,
+        _failure(message),
         attempts if isinstance(attempts, int) else None,
-        buried_at,
+        _buried_at(message),
     )
+
+
+def _headers(message: Message) -> FieldTable:
+    return message.properties.headers or {}
+
+
+def _failure(message: Message) -> Failed:
+    """Return what a worker of ours has written, or what the server says."""
+    said = _headers(message).get(FAILURE)
+    if isinstance(said, str):
+        with contextlib.suppress(msgspec.DecodeError):
+            return _decode_failure(said)
+    reason = str(_death(message).get("reason", "unknown"))
+    return _REASONS.get(reason, Failed("rejected", "", f"the server buried it: {reason}"))
+
+
+def _buried_at(message: Message) -> float:
+    milliseconds, moment = _headers(message).get(BURIED), _death(message).get("time")
+    if isinstance(milliseconds, int):
+        return milliseconds / 1000
+    return moment.timestamp() if isinstance(moment, datetime) else 0.0
+
+
+def _death(message: Message) -> FieldTable:
+    """Return what the server has noted when it buried the message itself."""
+    deaths = _headers(message).get("x-death")
+    first = deaths[0] if isinstance(deaths, list) and deaths else None
+    return first if isinstance(first, dict) else {}
 
 
 def _name(message: Message) -> str:

@@ -30,6 +30,7 @@ _decode_failure = msgspec.json.Decoder(Failed).decode
 _decode_progress = msgspec.json.Decoder(tuple[int, int]).decode
 # How long after its time a job that nobody said to have taken counts as expired: the note may be on its way.
 _EXPIRY_MARGIN_SECONDS = 0.5
+_REMAKING_SECONDS = 0.5
 _CHAPTERS = frozenset({"progress", "chunk", "warned"})
 
 
@@ -132,6 +133,8 @@ class Submitter:
         """Publish the batch and tell each outcome; one whose queue somebody has deleted is made and tried once more."""
         unrouted = await self._publish(outbox, envelopes, last=False)
         if unrouted:
+            # RabbitMQ 3.10 has consumers of the old queue swallow what comes to one that is made again at once.
+            await asyncio.sleep(_REMAKING_SECONDS)
             for envelope in unrouted:
                 outbox.topology.forget(envelope.function)
             await self._publish(outbox, unrouted, last=True)
@@ -144,7 +147,7 @@ class Submitter:
             try:
                 delay_seconds = 0.0 if envelope.due is None else envelope.due - now
                 if delay_seconds > MOST_DELAY_SECONDS:
-                    most = f"{MOST_DELAY_SECONDS / 86_400:.0f} days"
+                    most = f"{int(MOST_DELAY_SECONDS / 86_400)} days"
                     raise Rejected(f"a delay of {delay_seconds:.0f} s, and RabbitMQ's queues hold a job for {most}")
                 head = await outbox.way(envelope.function, delay_seconds, outbox.jobs)
             except SubmitError as error:
