@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from pamqp.common import FieldTable
 
 import que
 from que.address import Address
@@ -16,7 +17,7 @@ from tests.amqp.raw import depth, prefix_of, raw_channel
 from tests.amqp.server import RabbitMQ, rabbitmq
 from tests.amqp.test_jobs import declared, doubling, working
 from tests.servers import free_port
-from tests.unit.loops import in_loop, until
+from tests.unit.loops import in_loop, ticks, until
 
 
 @in_loop
@@ -74,11 +75,9 @@ async def test_a_queue_of_somebody_elses_making_is_used_and_the_difference_expla
 
 @in_loop
 async def test_a_full_queue_of_a_users_policy_is_said_to_be_full(url: str) -> None:
-    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    full: FieldTable = {"x-max-length": 1, "x-overflow": "reject-publish"}
     async with raw_channel(url) as channel, que.Que(url) as client:
-        await channel.call(
-            Method.QUEUE_DECLARE, 0, f"{prefix_of(url)}.double", False, True, False, False, False, dict(full)
-        )
+        await channel.call(Method.QUEUE_DECLARE, 0, f"{prefix_of(url)}.double", False, True, False, False, False, full)
         job = declared(client)
         await job.send(1)
         # RabbitMQ lets a little more in than it says.
@@ -155,10 +154,11 @@ async def test_a_server_short_of_memory_holds_jobs_back_and_takes_them_afterward
             # The server stops to read from a connection once that publishes.
             held = [job.send(number) for number in range(3)]
             await until(lambda: "memory resource limit alarm set" in strict.log)
-            assert not any(isinstance(each, asyncio.Future) and each.done() for each in held)
+            accepting = asyncio.gather(*held)
+            await ticks(50)
+            assert not accepting.done()
         finally:
             await control(strict.control, "set_vm_memory_high_watermark", "0.4")
-        for each in held:
-            await each
+        await accepting
         async with raw_channel(strict.url) as channel:
             assert await depth(channel, "blocked.double") == 4
