@@ -16,9 +16,11 @@ from que.model import (
     Capabilities,
     DeadLetter,
     Delivery,
+    Ending,
     Envelope,
     Failed,
     JobStatus,
+    Kept,
     QueueDepth,
     Settled,
     Settlement,
@@ -132,6 +134,29 @@ class Remembers(Protocol):
 
         At once if it has ended and its result is kept; lost with JobUnknown if the engine knows no such job.
         """
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A driver that keeps endings under keys; matched by the capability keeps. A key is written once.
+
+    What other engines' jobs gave, and how far flows have come, is kept so.
+    """
+
+    async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
+        """Write each of `entries` whose key is free, tell who attends to it, and return what `keys` then hold.
+
+        All of it is durable when it returns, or none of it has happened; nobody's write comes between its parts.
+        """
+        ...
+
+    async def forget(self, keys: Collection[str]) -> None:
+        """Free `keys`."""
+        ...
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell the EventSink, under the first of each pair, what is or will be kept under the second: once."""
         ...
 
 

@@ -82,8 +82,17 @@ class Released(msgspec.Struct, frozen=True, gc=False):
     """Verdict: this worker gives the job back, as if it had never taken it."""
 
 
-Verdict = Completed | Failed | Redeliver | Released
+Ending = Completed | Failed
+Verdict = Ending | Redeliver | Released
 Settlement = tuple[Delivery, Verdict]
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """How something ended, to be kept for `ttl` seconds under a key that nothing else has."""
+
+    key: str
+    ending: Ending
+    ttl: float
 
 
 class Settled(enum.Enum):
@@ -202,9 +211,10 @@ class Capabilities:
     `results_pushed`: the EventSink hears how a job that is not in the background ended, or else submit() is refused.
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
     `run_timeout`: one call's own run_timeout travels with it. `ticks`: it remembers how far each schedule has come.
-    `retry`: the engine delays a redelivery. `fifo`: jobs of one function and priority that were submitted one after the
-    other are handed out in that order. `lease_seconds`: how long a timed lease lasts without being extended.
-    `max_payload`: bytes, None without a limit.
+    `keeps`: it can keep the results of another engine's jobs, and the state of flows. `retry`: the engine delays a
+    redelivery. `fifo`: jobs of one function and priority that were submitted one after the other are handed out in that
+    order. `lease_seconds`: how long a timed lease lasts without being extended. `max_payload`: bytes, None without a
+    limit.
     """
 
     lease: Lease
@@ -229,5 +239,6 @@ class Capabilities:
     headers: Support = Support.NONE
     inspect: Support = Support.NONE
     ticks: Support = Support.NONE
+    keeps: Support = Support.NONE
     fifo: Support = Support.NONE
     max_payload: int | None = None

@@ -41,6 +41,7 @@ MEANINGS = {
     "headers": "facts travel beside the params",
     "inspect": "`status()` of a job, `app.depths()`",
     "ticks": "the ticks of schedules are remembered, so that each is sent once (else `schedule_store=`)",
+    "keeps": "results of other engines' jobs (`results=`) and the state of flows can be kept there",
     "fifo": "jobs of one name and priority are handed out in the order of their submission",
     "max_payload": "bytes of params or of a result",
 }

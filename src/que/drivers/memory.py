@@ -19,9 +19,11 @@ from que.model import (
     Capabilities,
     Completed,
     Delivery,
+    Ending,
     Envelope,
     Failed,
     JobStatus,
+    Kept,
     Lease,
     Priority,
     QueueDepth,
@@ -52,6 +54,7 @@ _CAPABILITIES = Capabilities(
     retry=Support.NATIVE,
     inspect=Support.NATIVE,
     ticks=Support.NATIVE,
+    keeps=Support.NATIVE,
     fifo=Support.NATIVE,
 )
 
@@ -105,6 +108,8 @@ class MemoryDriver:
         self._lanes = {priority: defaultdict[str, _Lane](_Lane) for priority in sorted(Priority, reverse=True)}
         self._consumers: list[_MemoryConsumer] = []
         self._ticked = defaultdict[str, _Ticked](_Ticked)
+        self._kept: dict[str, tuple[Ending, asyncio.TimerHandle]] = {}
+        self._attending = defaultdict[str, list[str]](list)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -125,6 +130,10 @@ class MemoryDriver:
             self._lose(job, ConnectionLost("the memory driver was disconnected, and its jobs are gone"))
         for consumer in list(self._consumers):
             await consumer.close()
+        await self.forget(list(self._kept))
+        attending, self._attending = self._attending, defaultdict[str, list[str]](list)
+        for id in itertools.chain.from_iterable(attending.values()):
+            self.events.lost(id, ConnectionLost("the memory driver was disconnected, and keeps nothing more"))
         self._events = None
 
     @property
@@ -206,6 +215,32 @@ class MemoryDriver:
         ticked.done = until if ticked.done is None else max(ticked.done, until)
         if ticked.owner == owner:
             ticked.owner = None
+
+    async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
+        """Write what is not written yet, and return what `keys` then hold."""
+        events = self.events
+        for entry in entries:
+            if entry.key not in self._kept:
+                timer = self._loop.call_later(entry.ttl, self._kept.pop, entry.key)
+                self._kept[entry.key] = (entry.ending, timer)
+                for id in self._attending.pop(entry.key, ()):
+                    _tell(events, id, entry.ending)
+        return [self._kept[key][0] if key in self._kept else None for key in keys]
+
+    async def forget(self, keys: Collection[str]) -> None:
+        """Free `keys`."""
+        for key in keys:
+            if (kept := self._kept.pop(key, None)) is not None:
+                kept[1].cancel()
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell what is kept, or will be."""
+        events = self.events
+        for id, key in watches:
+            if key in self._kept:
+                _tell(events, id, self._kept[key][0])
+            else:
+                self._attending[key].append(id)
 
     def _place(self, job: _Job, *, first: bool = False) -> None:
         """Queue `job`, now or when it is due."""
@@ -293,10 +328,18 @@ class MemoryDriver:
             self._place(job, first=first)
             self._wake()
 
-    def forget(self, consumer: "_MemoryConsumer") -> None:
+    def dismiss(self, consumer: "_MemoryConsumer") -> None:
         """Wake `consumer` no more."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
+
+
+def _tell(events: EventSink, id: str, ending: Ending) -> None:
+    match ending:
+        case Completed(payload):
+            events.completed(id, payload)
+        case Failed():
+            events.failed(id, ending)
 
 
 class _MemoryConsumer:
@@ -349,12 +392,9 @@ class _MemoryConsumer:
                 continue
             settled.append(Settled.CONFIRMED)
             match verdict:
-                case Completed():
+                case Completed() | Failed():
                     for id in self._driver.end(job):
-                        self._events.completed(id, verdict.payload)
-                case Failed():
-                    for id in self._driver.end(job):
-                        self._events.failed(id, verdict)
+                        _tell(self._events, id, verdict)
                 case Redeliver():
                     self._driver.redeliver(job, verdict.after)
                 case Released():
@@ -390,5 +430,5 @@ class _MemoryConsumer:
     async def close(self) -> None:
         """Take no more; a waiting reserve() returns ()."""
         self._closed = True
-        self._driver.forget(self)
+        self._driver.dismiss(self)
         self.wake()

@@ -79,7 +79,8 @@ def function_name(name: str) -> bytes:
 
 def wire_unique(envelope: Envelope) -> str:
     """Return the unique that stands for this job on the wire, see the module. Raises Rejected if it is no text."""
-    if envelope.unique is not None:
+    # A job whose key is its own id is written as any other, so that its worker finds the id.
+    if envelope.unique is not None and envelope.unique != envelope.id:
         return _fitting("b:" if envelope.background else "f:", envelope.unique)
     id = envelope.id
     # Ids of our own are always plain, and this is asked twice a job.

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
-from que.drivers.sqlite import burying, submitting, ticking
+from que.drivers.sqlite import burying, keeping, submitting, ticking
 from que.drivers.sqlite.consumer import SqliteConsumer
 from que.drivers.sqlite.options import SqliteOptions
 from que.drivers.sqlite.schema import NewerSchema
@@ -16,8 +16,10 @@ from que.errors import ConnectError, NotConnected, NotSent, Rejected, SubmitErro
 from que.model import (
     Capabilities,
     DeadLetter,
+    Ending,
     Envelope,
     JobStatus,
+    Kept,
     Lease,
     QueueDepth,
     Support,
@@ -67,6 +69,7 @@ class SqliteDriver:
             dead_letters=native,
             inspect=native,
             ticks=native,
+            keeps=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )
@@ -150,6 +153,19 @@ class SqliteDriver:
     async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
         """Remember how far the schedule has come, for as long as the file is there."""
         await self._run(lambda turn: ticking.end(turn, schedule, until, owner))
+
+    async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
+        """Write what is not written yet, and return what `keys` then hold, in one transaction."""
+        return await self._run(lambda turn: keeping.keep(turn, entries, keys))
+
+    async def forget(self, keys: Collection[str]) -> None:
+        """Free `keys`."""
+        await self._run(lambda turn: keeping.forget(turn, keys))
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell what is kept, or will be, as soon as whoever keeps it rings."""
+        self._opened().watched.update(watch_id for watch_id, _ in watches)
+        await self._run(lambda turn: keeping.attend(turn, watches))
 
     async def _run(self, operation: Callable[[Turn], ResultT]) -> ResultT:
         try:

@@ -72,6 +72,14 @@ _VERSIONS = (
     """
     CREATE TABLE que_ticks (schedule TEXT PRIMARY KEY, done REAL, owner TEXT, held_until REAL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE que_kept (key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, body BLOB NOT NULL, expires REAL NOT NULL);
+    CREATE INDEX que_kept_expire ON que_kept (expires);
+
+    CREATE TABLE que_attending (
+        key TEXT NOT NULL, watch_id TEXT NOT NULL, peer TEXT NOT NULL, PRIMARY KEY (key, watch_id)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = len(_VERSIONS)
 

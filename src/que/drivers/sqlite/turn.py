@@ -138,7 +138,7 @@ def enter(turn: Turn, pid: int) -> list[str]:
 def leave(turn: Turn, peer: str) -> None:
     """Forget a process that has ended: its mail and what it watched; what it ran goes to others, and counts as run."""
     execute = turn.connection.execute
-    for table in ("que_mail", "que_watchers", "que_consumers"):
+    for table in ("que_mail", "que_watchers", "que_attending", "que_consumers"):
         execute(f"DELETE FROM {table} WHERE peer = ?", (peer,))
     execute("DELETE FROM que_peers WHERE name = ?", (peer,))
     rows = execute(
@@ -153,7 +153,8 @@ def leave(turn: Turn, peer: str) -> None:
 
 def sweep(turn: Turn, dead_letter_ttl: float) -> None:
     """Forget results and dead letters that nobody asked for in time."""
-    turn.connection.execute("DELETE FROM que_results WHERE expires <= ?", (turn.now,))
+    for table in ("que_results", "que_kept"):
+        turn.connection.execute(f"DELETE FROM {table} WHERE expires <= ?", (turn.now,))
     turn.connection.execute("DELETE FROM que_dead_letters WHERE buried_at <= ?", (turn.now - dead_letter_ttl,))
 
 
