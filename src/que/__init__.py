@@ -35,6 +35,7 @@ from que.errors import (
     UnsupportedFeature,
     WrongLoop,
 )
+from que.flow import Flow, FlowFailure, Gathered, together
 from que.handle import Events, Handle, Receipt, Sending, as_completed, gather
 from que.job import Context, Job, Middleware, Next
 from que.middleware import log_runs
@@ -74,6 +75,9 @@ __all__ = [
     "Context",
     "DeadLetter",
     "Events",
+    "Flow",
+    "FlowFailure",
+    "Gathered",
     "Handle",
     "InvalidName",
     "Job",
@@ -126,4 +130,5 @@ __all__ = [
     "gather",
     "log_runs",
     "register_driver",
+    "together",
 ]

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from que.address import Address
-from que.backend import Backend
+from que.backend import Backend, open_store
 from que.blocking import BlockingQue
 from que.classform import Model
 from que.driver import open_driver
@@ -92,6 +92,8 @@ class Que(Generic[StateT]):
     backend before Overloaded is raised. `watch_timeout`: seconds after which a job without an answer raises
     ResultTimeout at its handle, None for never. `schedule_store`: the URL of what remembers the ticks of the schedules,
     where the engines of their jobs cannot or shall not; only schedulers open it.
+    `results`: the URL of a store for the results that an engine does not keep, and for the state of flows; the same
+    for those who submit and those who work.
     Raises UnknownDriver, InvalidName or ConfigurationError for a URL or a bound that cannot be used.
     """
 
@@ -104,6 +106,7 @@ class Que(Generic[StateT]):
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
+        results: str | None = ...,
         **named_urls: str,
     ) -> None: ...
     @overload
@@ -115,6 +118,7 @@ class Que(Generic[StateT]):
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
+        results: str | None = ...,
         **named_urls: str,
     ) -> None: ...
     def __init__(
@@ -125,6 +129,7 @@ class Que(Generic[StateT]):
         max_unsent: int = DEFAULT_MAX_UNSENT,
         watch_timeout: float | None = None,
         schedule_store: str | None = None,
+        results: str | None = None,
         **named_urls: str,
     ) -> None:
         _refuse_bounds(max_unsent, watch_timeout)
@@ -153,6 +158,9 @@ class Que(Generic[StateT]):
         if schedule_store is not None:
             # Refused now, if it cannot be used.
             self._timetable()
+        self._store = None if results is None else open_store(results, watch_timeout)
+        for backend in self._backends.values():
+            backend.companion = self._store
 
     def __repr__(self) -> str:
         return f"<Que {', '.join(f'{backend.alias}={backend.address}' for backend in self._backends.values())}>"
@@ -181,7 +189,7 @@ class Que(Generic[StateT]):
         self._state = _State.CONNECTING
         self._loop = asyncio.get_running_loop()
         try:
-            await self._connect_all(list(self._backends.values()))
+            await self._connect_all([*self._backends.values(), *([] if self._store is None else [self._store])])
         except BaseException:
             self._state = _State.CLOSED
             raise
@@ -239,6 +247,9 @@ class Que(Generic[StateT]):
         finally:
             backends = [backend.disconnect() for backend in self._backends.values()]
             closed = await asyncio.gather(*backends, return_exceptions=True)
+            if self._store is not None:
+                # The others may have something to keep until their end.
+                await self._store.disconnect()
         for answer in (*answers, *closed):
             if answer is not None:
                 raise answer
@@ -276,7 +287,7 @@ class Que(Generic[StateT]):
         if jobs.get(declared.name, declared) is not declared:
             raise ConfigurationError(f"this app has a job {declared.name!r} already")
         declared.options.refuse_unsupported(
-            backend.address.scheme, backend.driver.capabilities, background=False, per_call=False
+            backend.address.scheme, backend.capabilities, background=False, per_call=False
         )
         declared.bind(backend)
         jobs[declared.name] = cast(Job[object, object], declared)
@@ -349,7 +360,7 @@ class Que(Generic[StateT]):
         Its result is there while the job lives, and for `result_ttl` seconds after its end; awaiting it raises
         JobUnknown once the engine has forgotten it. Raises UnsupportedFeature where the engine keeps no results.
         """
-        return self.receipt_backend(job, receipt).watch(job, receipt.reference)
+        return self.receipt_backend(job, receipt).watch(job, receipt)
 
     def receipt_backend(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> Backend:
         """Return the backend that gave `receipt`; raises ConfigurationError if it is none of `job`."""
@@ -465,6 +476,8 @@ class Que(Generic[StateT]):
         self._workers.clear()
         for backend in self._backends.values():
             backend.renew()
+        if self._store is not None:
+            self._store.renew()
 
     def blocking(self) -> BlockingQue:
         """Return the sync face of this app: `with app.blocking() as q`."""

@@ -1,60 +1,60 @@
 """One engine of an app: its driver, what waits unsent, and the handles that wait for its answers."""
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import os
 import sys
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import msgspec
 
 from que.address import Address
 from que.batch import Batcher
-from que.driver import Buries, Cancels, Driver, Inspects, Remembers, open_driver
+from que.driver import Buries, Cancels, Driver, Inspects, Keeps, Remembers, open_driver
 from que.errors import (
     ConnectionLost,
-    JobCancelled,
     JobError,
-    JobFailed,
-    JobTimeout,
     NotConnected,
     NotSent,
     Overloaded,
-    ParamsInvalid,
     QueError,
     Rejected,
-    ResultInvalid,
-    ResultTimeout,
     SubmitAmbiguous,
     SubmitError,
     UnsupportedFeature,
     WrongLoop,
 )
-from que.handle import Handle, Sending
+from que.flow import Plan, StepJob, is_flow_id, new_flow_id
+from que.handle import Handle, Receipt, Sending
 from que.job import Job
-from que.model import Chunk, DeadLetter, Envelope, Failed, JobStatus, Priority, Progress, QueueDepth, Warned
+from que.keeping import FlowStart, Keeping
+from que.model import (
+    Capabilities,
+    Chunk,
+    DeadLetter,
+    Envelope,
+    Failed,
+    JobStatus,
+    Priority,
+    Progress,
+    QueueDepth,
+    Support,
+    Warned,
+)
 from que.options import NO_OPTIONS, Options
-from que.outcome import Outcome, Sent
+from que.outcome import Outcome, Sent, error_of
+from que.patience import Patience
 from que.stream import Items, map_jobs, send_jobs
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 
 _log = logging.getLogger("que")
-
-# Deadlines of jobs that have ended stay until there are this many more of them than half: sweeping costs little then.
-_DEADLINES_KEPT = 1000
-
-_ERRORS: dict[str, type[JobError]] = {
-    "params": ParamsInvalid,
-    "result": ResultInvalid,
-    "timeout": JobTimeout,
-    "cancelled": JobCancelled,
-}
 
 
 def _new_prefix() -> None:
@@ -85,15 +85,17 @@ class Backend:
         self._abandoned: Driver | None = None
         self._max_unsent = max_unsent
         self._watch_timeout = watch_timeout
-        self._deadlines: deque[tuple[float, str]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
         self._max_payload = sys.maxsize
         self._has_results = False
         self._watched: dict[str, Handle[object] | Sending] = {}
+        self._patience: Patience | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._batcher: Batcher[Envelope] | None = None
         self._watches: Batcher[tuple[str, str]] | None = None
+        self._keeping: Keeping | None = None
+        # What keeps the results that this engine does not, and the state of flows.
+        self.companion: Backend | None = None
 
     def __repr__(self) -> str:
         return f"<Backend {self.alias!r} at {self.address}>"
@@ -105,23 +107,48 @@ class Backend:
             raise NotConnected(f"{self.address} is not connected: use `async with app`, or await app.connect()")
         return self._loop
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can, with its companion."""
+        can = self.driver.capabilities
+        if self.companion is None or can.results_stored:
+            return can
+        return dataclasses.replace(can, results_stored=Support.EMULATED)
+
+    @property
+    def store(self) -> "Backend | None":
+        """What keeps the state of this engine's flows: its companion, or the engine itself, or nothing."""
+        store = self.companion or self
+        return store if isinstance(store.driver, Keeps) and store.driver.capabilities.keeps else None
+
     async def connect(self) -> None:
         """Reach the engine; raises ConnectError, which names the backend."""
         loop = asyncio.get_running_loop()
         await self.driver.connect(self)
         self._batcher = Batcher(self._submit_batch, self.driver.calls_in_flight, loop)
         self._watches = Batcher(self._watch_batch, self.driver.calls_in_flight, loop)
+        self._keeping = None if self.store is None else Keeping(self, self.store)
         can = self.driver.capabilities
         self._max_payload = can.max_payload or sys.maxsize
         self._has_results = bool(can.results_pushed)
         self._thread = threading.get_ident()
         self._loop = loop
+        if self._watch_timeout is not None:
+            self._patience = Patience(self._watch_timeout, self._watched, self._fail, loop)
 
     async def disconnect(self) -> None:
         """Let what waits leave, then close; whoever still waits gets an error that says how far the job had come.
 
         NotSent if it had not left, SubmitAmbiguous if it had no answer, ConnectionLost if it had been accepted.
         """
+        keeping, self._keeping = self._keeping, None
+        try:
+            if keeping is not None:
+                await keeping.close()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         batcher, self._batcher, self._loop = self._batcher, None, None
         watches, self._watches = self._watches, None
         try:
@@ -132,7 +159,8 @@ class Backend:
             try:
                 await self.driver.disconnect()
             finally:
-                self._watch_nothing()
+                if self._patience is not None:
+                    self._patience.end()
                 self._leave_nobody_waiting([] if batcher is None else batcher.waiting)
 
     def _leave_nobody_waiting(self, unsent: Iterable[Envelope]) -> None:
@@ -150,11 +178,8 @@ class Backend:
         """Start over in a forked child, unconnected: the parent's sockets and event loop are not the child's to use."""
         self._abandoned = self.driver
         self.driver = open_driver(self.address)
-        self._batcher = self._watches = self._loop = None
+        self._batcher = self._watches = self._keeping = self._patience = self._loop = None
         self._watched.clear()
-        # The parent's loop is not here to ring it.
-        self._alarm = None
-        self._deadlines.clear()
 
     async def drain(self) -> None:
         """Wait until nothing waits unsent."""
@@ -174,16 +199,17 @@ class Backend:
             raise UnsupportedFeature(self.address.scheme, "results", "use send(), which waits for none")
         payload = job.dump_params(params)
         if len(payload) > self._max_payload:
-            raise Rejected(
-                f"job {job.name!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed"
-            )
+            self._refuse_size(job.name, payload)
         id = f"{_prefix}{next(_counter):x}"
         if options is NO_OPTIONS:
             return Envelope(id, job.name, payload, background)
         return self._with_options(Envelope(id, job.name, payload, background), job, options)
 
+    def _refuse_size(self, job: str, payload: bytes) -> NoReturn:
+        raise Rejected(f"job {job!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed")
+
     def _with_options(self, envelope: Envelope, job: Job[ParamsT, ResultT], options: Options) -> Envelope:
-        can = self.driver.capabilities
+        can = self.capabilities
         # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
         options.refuse_unsupported(
             self.address.scheme,
@@ -191,6 +217,9 @@ class Backend:
             background=envelope.background,
             per_call=options.run_timeout != job.options.run_timeout,
         )
+        stored = can.results_stored is not Support.EMULATED
+        if options.result_ttl is not None and not stored:
+            self._refuse_unkept(job, options)
         return msgspec.structs.replace(
             envelope,
             priority=Priority.NORMAL if options.priority is None else options.priority,
@@ -199,8 +228,18 @@ class Backend:
             expires=options.expires,
             # The job's own is known to its worker, which keeps it where the engine cannot carry it.
             run_timeout=options.run_timeout if can.run_timeout else None,
-            result_ttl=options.result_ttl,
+            # A companion is the worker's, which knows what the job declares.
+            result_ttl=options.result_ttl if stored else None,
         )
+
+    def _refuse_unkept(self, job: Job[ParamsT, ResultT], options: Options) -> None:
+        """Raise UnsupportedFeature where a worker could not know for how long, or under which key, to keep a result."""
+        scheme = self.address.scheme
+        if options.result_ttl != job.options.result_ttl:
+            raise UnsupportedFeature(scheme, "result_ttl per call", "declare it on the job: @app.job(…, result_ttl=…)")
+        if options.unique is not None:
+            hint = "leave unique= out, or declare the job without result_ttl="
+            raise UnsupportedFeature(scheme, "kept results of jobs with a unique key", hint)
 
     def submit(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Handle[ResultT]:
         """Return a handle at once; the job leaves at the end of this loop tick."""
@@ -246,33 +285,73 @@ class Backend:
             return
         self._watched[envelope.id] = promise
         self._batcher.add(envelope)
-        if self._watch_timeout is not None:
-            self._watch(envelope.id, self._watch_timeout)
+        if self._patience is not None:
+            self._patience.add(envelope.id)
 
-    def watch(self, job: Job[ParamsT, ResultT], reference: str) -> Handle[ResultT]:
-        """Return a handle of a job that was submitted before, maybe by another process."""
+    def post(self, envelope: Envelope) -> Sending:
+        """Let an encoded job leave, once where it is on its way already; only in the loop. Raises Rejected."""
+        if len(envelope.payload) > self._max_payload:
+            self._refuse_size(envelope.function, envelope.payload)
+        promise = self._watched.get(envelope.id)
+        if not isinstance(promise, Sending):
+            promise = Sending(envelope.id, self, envelope.function)
+            self.dispatch(envelope, promise)
+        return promise
+
+    def submit_flow(self, plan: Plan, job: StepJob) -> Handle[object]:
+        """Return a handle of what the last job of a flow will give; the flow begins at the end of this loop tick."""
         self._refuse_other_loops()
-        handle = self.prepare_watch(job)
-        self.dispatch_watch(handle, reference)
+        handle, leave = self.prepare_flow(plan, job)
+        leave()
         return handle
 
-    def prepare_watch(self, job: Job[ParamsT, ResultT]) -> Handle[ResultT]:
+    def prepare_flow(self, plan: Plan, job: StepJob) -> tuple[Handle[object], Callable[[], None]]:
+        """Return a handle, and what lets its flow begin, in the loop; safe in any thread."""
+        handle = Handle(new_flow_id(), self, job)
+        return handle, partial(self._keeping_or_refuse().add, FlowStart(plan, handle))
+
+    def _keeping_or_refuse(self) -> Keeping:
+        if self._watches is None:
+            self._refuse_use()
+        if self._keeping is None:
+            hint = 'add a store: Que(…, results="sqlite:///…")'
+            raise UnsupportedFeature(self.address.scheme, "memory for flows", hint)
+        return self._keeping
+
+    def watch(self, job: Job[ParamsT, ResultT], receipt: Receipt) -> Handle[ResultT]:
+        """Return a handle of a job that was submitted before, maybe by another process."""
+        self._refuse_other_loops()
+        handle = self.prepare_watch(job, receipt)
+        self.dispatch_watch(handle, receipt)
+        return handle
+
+    def prepare_watch(self, job: Job[ParamsT, ResultT], receipt: Receipt) -> Handle[ResultT]:
         """Return a handle that hears of nothing yet; safe in any thread. Raises NotConnected and UnsupportedFeature."""
         if self._watches is None:
             self._refuse_use()
-        if not isinstance(self.driver, Remembers) or not self.driver.capabilities.results_stored:
-            hint = "keep the handle that submit() returns, or use an engine that keeps results"
+        if is_flow_id(receipt.reference):
+            self._keeping_or_refuse()
+        elif not self.capabilities.results_stored:
+            hint = 'use an engine that keeps results, or a store: Que(…, results="sqlite:///…")'
             raise UnsupportedFeature(self.address.scheme, "results by receipt", hint)
         return Handle(f"{_prefix}{next(_counter):x}", self, job)
 
-    def dispatch_watch(self, handle: Handle[object], reference: str) -> None:
-        """Let `handle` hear of the job that the engine calls `reference`; only in the loop."""
+    def dispatch_watch(self, handle: Handle[object], receipt: Receipt) -> None:
+        """Let `handle` hear of the job of that receipt; only in the loop."""
         if self._watches is None:
             handle.settle_failed(ConnectionLost(f"{self.address} was disconnected before it was asked for the job"))
             return
+        handle.settle_accepted(receipt.reference)
+        flow = is_flow_id(receipt.reference)
+        if self._keeping is not None and (flow or not self.driver.capabilities.results_stored):
+            self._keeping.seek(handle, receipt.reference if flow else receipt.id, receipt.reference)
+        else:
+            self._watched[handle.id] = handle
+            self._watches.add((handle.id, receipt.reference))
+
+    def expect(self, handle: Handle[object]) -> None:
+        """Let `handle` hear of what the driver will tell under its id."""
         self._watched[handle.id] = handle
-        handle.settle_accepted(reference)
-        self._watches.add((handle.id, reference))
 
     async def _watch_batch(self, watches: list[tuple[str, str]]) -> None:
         assert isinstance(self.driver, Remembers)
@@ -308,13 +387,17 @@ class Backend:
         return self.driver
 
     async def status(self, reference: str) -> JobStatus:
-        """Return what the engine knows of a job; raises UnsupportedFeature."""
+        """Return what the engine knows of a job, or the store of a flow; raises UnsupportedFeature."""
+        if is_flow_id(reference):
+            return await self._keeping_or_refuse().status(reference)
         if not isinstance(self.driver, Inspects) or not self.driver.capabilities.inspect:
             raise UnsupportedFeature(self.address.scheme, "status", "await the result instead")
         return await self.driver.status(reference)
 
     async def cancel(self, reference: str) -> bool:
         """Return True if the engine has cancelled the job or told its worker; raises UnsupportedFeature."""
+        if is_flow_id(reference):
+            return await self._keeping_or_refuse().cancel(reference)
         can = self.driver.capabilities
         if not isinstance(self.driver, Cancels) or not (can.cancel_queued or can.cancel_running):
             raise UnsupportedFeature(self.address.scheme, "cancel", "let the handler look for a mark of your own")
@@ -340,11 +423,7 @@ class Backend:
 
     def failed(self, id: str, failure: Failed) -> None:
         """A worker reported a failure."""
-        kind = _ERRORS.get(failure.kind)
-        if kind is None:
-            self._fail(id, JobFailed(failure.kind, failure.type, failure.message))
-        else:
-            self._fail(id, kind(failure.message))
+        self._fail(id, error_of(failure))
 
     def lost(self, id: str, error: JobError) -> None:
         """A job can no longer be watched, or will never run."""
@@ -389,29 +468,6 @@ class Backend:
             if isinstance(promise, Sending) or (promise is not None and not promise.is_accepted):
                 self._fail(envelope.id, error)
 
-    def _watch(self, id: str, seconds: float) -> None:
-        """Give up watching `id` after `seconds`; all have the same patience, so the oldest is always the next."""
-        if len(self._deadlines) > 2 * len(self._watched) + _DEADLINES_KEPT:
-            self._deadlines = deque(each for each in self._deadlines if each[1] in self._watched)
-        self._deadlines.append((self.loop.time() + seconds, id))
-        if self._alarm is None:
-            self._alarm = self.loop.call_later(seconds, self._give_up)
-
-    def _watch_nothing(self) -> None:
-        """Forget every deadline, and the timer, which a loop that has ended would never ring."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._deadlines.clear()
-
-    def _give_up(self) -> None:
-        loop = self.loop
-        now = loop.time()
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._watched):
-            _, id = self._deadlines.popleft()
-            self._fail(id, ResultTimeout(f"no answer within the watch_timeout of {self._watch_timeout:g} s"))
-        self._alarm = loop.call_at(self._deadlines[0][0], self._give_up) if self._deadlines else None
-
     def _refuse_other_loops(self) -> None:
         # In one thread one loop runs at a time. asyncio.get_running_loop() would ask the kernel for our process id on
         # Python 3.11, which is a tenth of a submit().
@@ -424,3 +480,12 @@ class Backend:
         raise WrongLoop(
             f"{self.address} was connected in another thread or event loop: use app.blocking() from threads"
         )
+
+
+def open_store(url: str, watch_timeout: float | None) -> Backend:
+    """Return the backend that keeps what others do not; raises UnsupportedFeature if it cannot."""
+    address = Address.parse(url)
+    store = Backend("results", address, open_driver(address), 1, watch_timeout)
+    if store.store is None:
+        raise UnsupportedFeature(address.scheme, "memory for results", 'let a file keep them: results="sqlite:///…"')
+    return store

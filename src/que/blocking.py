@@ -11,10 +11,11 @@ from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import Protocol, Self, TypeVar, Unpack, cast
 
 from que.backend import Backend
 from que.errors import ConfigurationError, NotConnected, Overloaded, QueError
+from que.flow import DEFAULT_RESULT_TTL, Flow
 from que.handle import Handle, Promise, Receipt, Sending
 from que.job import Job
 from que.model import DeadLetter, Envelope, JobStatus, QueueDepth
@@ -143,6 +144,17 @@ class BlockingQue:
         portal.post(partial(backend.dispatch, envelope, sending))
         return BlockingSending(portal, sending)
 
+    def submit_flow(
+        self, flow: Flow[ParamsT, ResultT], params: ParamsT, /, *, result_ttl: float = DEFAULT_RESULT_TTL
+    ) -> BlockingHandle[ResultT]:
+        """Return a handle of the last job's result at once; raises at the call what Flow.submit() raises."""
+        refuse_inside_loop()
+        portal = self._portal
+        submitter, plan, last = flow.plan(params, result_ttl)
+        handle, leave = submitter.prepare_flow(plan, last)
+        portal.post(leave)
+        return BlockingHandle(portal, cast(Handle[ResultT], handle))
+
     def submit_many(self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], /) -> list[BlockingHandle[ResultT]]:
         """Return a handle for each item, in order; if one of them is refused at the call, none leaves."""
         refuse_inside_loop()
@@ -221,8 +233,8 @@ class BlockingQue:
         refuse_inside_loop()
         portal = self._portal
         backend = self._app.receipt_backend(job, receipt)
-        handle = backend.prepare_watch(job)
-        portal.post(partial(backend.dispatch_watch, handle, receipt.reference))
+        handle = backend.prepare_watch(job, receipt)
+        portal.post(partial(backend.dispatch_watch, handle, receipt))
         return BlockingHandle(portal, handle)
 
     def depths(self) -> Mapping[str, Sequence[QueueDepth]]:

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 
 from que.driver import Emits
 from que.errors import ConfigurationError, NotBound, NotConnected, ParamsInvalid, ResultInvalid, UnsupportedFeature
+from que.flow import Flow, FlowSubmitter, Leads, Step, StepJob
 from que.handle import Handle, Sending
 from que.model import Delivery, Priority
 from que.options import NO_OPTIONS, CallOptions, Options
@@ -25,6 +26,7 @@ from que.signature import checked_name, takes, type_name
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 GivenT = TypeVar("GivenT")
+NextT = TypeVar("NextT")
 StateT = TypeVar("StateT", default=None)
 StateT_co = TypeVar("StateT_co", covariant=True, default=None)
 P = ParamSpec("P")
@@ -175,7 +177,7 @@ Next = Callable[[object], Awaitable[object]]
 Middleware = Callable[[Context[StateT], object, Next], Awaitable[object]]
 
 
-class Submitter(Protocol):
+class Submitter(FlowSubmitter, Protocol):
     """What a job needs of the app that it belongs to; `options` are already merged with the job's own."""
 
     def submit(self, job: "Job[ParamsT, ResultT]", params: ParamsT, options: Options, /) -> Handle[ResultT]: ...
@@ -342,6 +344,22 @@ class Job(Generic[ParamsT, ResultT]):
         if self._submitter is None:
             raise NotBound(self.name)
         return self._submitter
+
+    def bound_to(self) -> FlowSubmitter:
+        """Return what carries this job's flows; raises NotBound."""
+        return self._bound()
+
+    def as_flow(self) -> Flow[ParamsT, ResultT]:
+        """Return the flow of this job alone; raises ConfigurationError for one that no flow can have."""
+        return Flow([Step(cast(StepJob, self))])
+
+    def then(self, next: Leads[ResultT, NextT], /) -> Flow[ParamsT, NextT]:
+        """Return a flow in which `next`, a job or a flow, takes what this job gives."""
+        return self.as_flow().then(next)
+
+    def given(self, params: ParamsT, /) -> Flow[None, ResultT]:
+        """Return a flow of this job whose params are `params`, for `together()`; raises ParamsInvalid."""
+        return self.as_flow().given(params)
 
     def submit(self, params: ParamsT, /, **options: Unpack[CallOptions]) -> Handle[ResultT]:
         """Return a Handle at once; the job leaves with everything else submitted in this loop tick.

@@ -4,11 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from que.errors import QueError
+from que.errors import JobCancelled, JobError, JobFailed, JobTimeout, ParamsInvalid, QueError, ResultInvalid
 from que.handle import Handle
+from que.model import Failed
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
+
+_ERRORS: dict[str, type[JobError]] = {
+    "params": ParamsInvalid,
+    "result": ResultInvalid,
+    "timeout": JobTimeout,
+    "cancelled": JobCancelled,
+}
+
+
+def error_of(failure: Failed) -> JobError:
+    """Return the error of a job whose worker reported `failure`."""
+    kind = _ERRORS.get(failure.kind)
+    return JobFailed(failure.kind, failure.type, failure.message) if kind is None else kind(failure.message)
 
 
 @dataclass(frozen=True, slots=True)

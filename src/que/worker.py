@@ -19,6 +19,7 @@ from que.driver import Consumer, Emits, Extends
 from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
 from que.model import Delivery, Settled, Settlement, Verdict
+from que.records import Records
 from que.run import Runs
 from que.slots import Slots, Stop
 
@@ -201,6 +202,7 @@ class _Station:
     def __init__(self, backend: Backend, jobs: Jobs, concurrency: int) -> None:
         self.address = backend.address
         self.reserving: asyncio.Task[None]
+        self._backend = backend
         self._driver = backend.driver
         self._jobs = jobs
         self._free = concurrency
@@ -232,8 +234,9 @@ class _Station:
             blocking=blocking,
         )
         run = runs(self._executor, self._outlived, surroundings).run
-        self._slots = Slots(self._concurrency, run, self._report, self._loop)
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
+        self._records = Records(self._backend, self._jobs.values(), run, self._settling.add)
+        self._slots = Slots(self._concurrency, self._records.run, self._report, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
         if can.lease_seconds is not None and isinstance(self._consumer, Extends):
             self._extending = self._loop.create_task(self._extend(self._consumer, can.lease_seconds))
@@ -280,7 +283,7 @@ class _Station:
         """Renew the leases of what runs or waits for a slot, early enough for two tries to fail."""
         while True:
             await asyncio.sleep(lease_seconds / 4)
-            held = list(self._slots)
+            held = [*self._slots, *self._records.held]
             if held:
                 try:
                     async with asyncio.timeout(lease_seconds / 4):
@@ -302,7 +305,7 @@ class _Station:
             _log.warning("job %s %s: its lease is gone, so its result is not used", delivery.function, delivery.id)
             self._give_room(1)
         else:
-            self._settling.add((delivery, verdict))
+            self._records.add((delivery, verdict))
 
     async def _settle(self, settlements: list[Settlement]) -> None:
         try:
@@ -364,6 +367,7 @@ class _Station:
                 await self._until_change()
         finally:
             await self._slots.close(_STUBBORN_SECONDS)
+            await self._write_rest()
             await self._settle_rest()
             if self._extending is not None:
                 self._extending.cancel()
@@ -380,6 +384,11 @@ class _Station:
             _log.exception("close() of the consumer at %s failed", self.address)
             self.reserving.cancel()
             await asyncio.wait([self.reserving], timeout=_PARTING_SECONDS)
+
+    async def _write_rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await self._records.close()
 
     async def _settle_rest(self) -> None:
         left = len(self._settling)

@@ -28,7 +28,7 @@ FLOORS: dict[int, str] = {
         gearman.worker gearman.admin
     """,
     3: """
-        handle outcome stream portal job classform middleware backend
+        handle outcome stream portal flow job classform middleware patience keeping backend
         drivers drivers.memory
         drivers.amqp drivers.amqp.burying drivers.amqp.channel drivers.amqp.connection drivers.amqp.consumer
         drivers.amqp.driver drivers.amqp.link drivers.amqp.messages drivers.amqp.options drivers.amqp.settling
@@ -42,13 +42,13 @@ FLOORS: dict[int, str] = {
         drivers.redis drivers.redis.consumer drivers.redis.driver drivers.redis.line drivers.redis.link
         drivers.redis.options drivers.redis.records drivers.redis.scripts drivers.redis.session drivers.redis.wire
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
-        drivers.sqlite.driver drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
+        drivers.sqlite.driver drivers.sqlite.keeping drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
         drivers.sqlite.submitting drivers.sqlite.ticking drivers.sqlite.turn drivers.sqlite.working
         drivers.postgres drivers.postgres.columns drivers.postgres.consumer drivers.postgres.driver drivers.postgres.ear
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
         drivers.postgres.session
     """,
-    4: "worker run slots schedule",
+    4: "worker run records slots schedule",
     5: "blocking app",
 }
 PUBLIC_NAMES_FLOOR = 6
