@@ -41,6 +41,19 @@ def test_a_broken_driver_fails(scheme: str, name: str, complaint: str, tmp_path:
         perform(BY_NAME[name], subject(f"{scheme}-memory://", tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "complaint"),
+    [
+        pytest.param("brief", "a lease of 1 s was over after 0", id="brief"),
+        pytest.param("trusting", "is LOST, not Settled.CONFIRMED", id="trusting"),
+    ],
+)
+def test_a_driver_whose_leases_are_broken_fails(scheme: str, complaint: str, tmp_path: Path) -> None:
+    driver = subject(f"{scheme}-sqlite:///{tmp_path / 'jobs.db'}?lease=0.5", tmp_path)
+    with pytest.raises(PromiseBroken, match=complaint):
+        perform(BY_NAME["an abandoned job comes back and never before its lease is over"], driver)
+
+
 def test_jobs_that_are_acknowledged_early_are_lost_in_the_ledger_when_their_workers_are_killed(tmp_path: Path) -> None:
     early = subject(f"early-sqlite:///{tmp_path / 'jobs.db'}?lease=1", tmp_path)
     early.sizes = replace(SIZES, deadline=40.0)
@@ -57,4 +70,4 @@ def test_the_driver_inside_of_a_broken_one_passes(scenario: Scenario, tmp_path: 
 
 
 def test_every_way_of_being_broken_is_tried() -> None:
-    assert BROKEN.keys() == {"early", "crossing", "hasty", "level", "forgetful", "dropping"}
+    assert BROKEN.keys() == {"early", "crossing", "hasty", "level", "forgetful", "dropping", "brief", "trusting"}
