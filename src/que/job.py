@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
-from typing import Concatenate, Generic, Never, ParamSpec, Protocol, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Concatenate, Generic, Never, ParamSpec, Protocol, TypedDict, Unpack, cast, overload
 
 from typing_extensions import TypeVar
 
@@ -22,6 +22,9 @@ from que.portal import BlockingHandle, BlockingSending
 from que.retry import NO_RETRY, Retry
 from que.serializer import JSON, PayloadError, Serializer
 from que.signature import checked_name, takes, type_name
+
+if TYPE_CHECKING:
+    from que.limits import Limits
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -198,7 +201,8 @@ class JobOptions(TypedDict, total=False):
 
     `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW.
     `middleware` goes around this job's handler, inside the app's. `retry`: when a run that failed is tried again;
-    without it, never. The rest are defaults of each call.
+    without it, never. `concurrency`: runs at once in one worker. `rate`: runs that one worker begins in any such time,
+    like "100/m" or "5/10s". A job with one of the two has slots of its own. The rest are defaults of each call.
     """
 
     driver: str | None
@@ -208,6 +212,8 @@ class JobOptions(TypedDict, total=False):
     run_timeout: float | None
     result_ttl: float | None
     retry: Retry | None
+    concurrency: int | None
+    rate: str | None
     middleware: Sequence[Middleware[Never]]
 
 
@@ -275,6 +281,8 @@ class Job(Generic[ParamsT, ResultT]):
         run_timeout: float | None = None,
         result_ttl: float | None = None,
         retry: Retry | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
         middleware: Sequence[Middleware[Never]] = (),
     ) -> None:
         self.name: str = checked_name(name)
@@ -287,6 +295,7 @@ class Job(Generic[ParamsT, ResultT]):
         if (priority, expires, run_timeout, result_ttl) != (None, None, None, None):
             self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
         self.retry: Retry = retry or NO_RETRY
+        self.limits: Limits | None = None if concurrency is None and rate is None else _limits(concurrency, rate)
         self.worked_by: Handler | None = None
         self._submitter: Submitter | None = None
         try:
@@ -439,3 +448,9 @@ class Job(Generic[ParamsT, ResultT]):
             return cast(ResultT, self._result.decode(payload))
         except PayloadError as error:
             raise ResultInvalid(f"job {self.name!r}: {error}") from error
+
+
+def _limits(concurrency: int | None, rate: str | None) -> "Limits":
+    from que.limits import Limits  # few jobs have any
+
+    return Limits.parse(concurrency, rate)

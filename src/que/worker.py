@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import Generic, Never, Self
+from typing import TYPE_CHECKING, Generic, Never, Self
 
 from typing_extensions import TypeVar
 
@@ -22,6 +22,9 @@ from que.model import Delivery, Settled, Settlement, Verdict
 from que.records import Records
 from que.run import Runs
 from que.slots import Slots, Stop
+
+if TYPE_CHECKING:
+    from que.limits import Tokens
 
 StateT = TypeVar("StateT", default=None)
 Jobs = Mapping[str, Job[object, object]]
@@ -41,6 +44,8 @@ _PARTING_SECONDS = 10.0
 
 class Worker(Generic[StateT]):
     """Works the jobs of an app in this process, at most `concurrency` of them at once per backend.
+
+    A job with a `concurrency` or a `rate` of its own has slots of its own, beside those: as many as its `concurrency`.
 
     `await run()` until stop() is called, or `async with` it to work for a while. A worker works once.
     """
@@ -75,9 +80,9 @@ class Worker(Generic[StateT]):
         return self._life is not None and not self._life.done()
 
     @property
-    def serves(self) -> Sequence[tuple[Address, Sequence[str]]]:
-        """Each engine's address, and the names of the jobs that are worked there."""
-        return [(backend.address, list(jobs)) for backend, jobs in self._work]
+    def serves(self) -> Sequence[tuple[Address, Sequence[str], int]]:
+        """Of each consumer the engine's address, the names of its jobs, and its slots."""
+        return [(backend.address, list(jobs), slots) for backend, jobs, slots in self._shares()]
 
     @property
     def running(self) -> Sequence[Delivery]:
@@ -161,13 +166,22 @@ class Worker(Generic[StateT]):
             state = await stack.enter_async_context(self._lifespan())
             blocking = await stack.enter_async_context(self._blocking())
             stack.push_async_callback(self._close_stations)
-            for backend, jobs in self._work:
-                station = _Station(backend, jobs, self._concurrency)
+            for backend, jobs, slots in self._shares():
+                station = _Station(backend, jobs, slots)
                 await station.open(partial(Runs, jobs, self._middleware, state), blocking)
                 self._stations.append(station)
         finally:
             self._opening = False
         self._opened.set()
+
+    def _shares(self) -> Iterator[tuple[Backend, Jobs, int]]:
+        """Yield the jobs of each consumer and its slots: a job with limits is alone, the others of a backend share."""
+        for backend, jobs in self._work:
+            if shared := {name: job for name, job in jobs.items() if job.limits is None}:
+                yield backend, shared, self._concurrency
+            for name, job in jobs.items():
+                if job.limits is not None:
+                    yield backend, {name: job}, job.limits.concurrency or self._concurrency
 
     async def _work_until_stopped(self) -> None:
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -215,6 +229,7 @@ class _Station:
         from concurrent.futures import ThreadPoolExecutor  # what only submits needs no threads
 
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
+        self._tokens = _tokens_of(jobs)
         self._outliving: set[Future[object]] = set()
         self._extending: asyncio.Task[None] | None = None
 
@@ -259,12 +274,14 @@ class _Station:
 
     async def _reserve(self) -> None:
         failures = 0
+        tokens = self._tokens
         while not self._closing.is_set():
-            if self._free <= 0:
-                await self._until_change()
+            limit = self._free if tokens is None else min(self._free, tokens.free(self._loop.time()))
+            if limit <= 0:
+                await self._until_room(tokens)
                 continue
             try:
-                deliveries = await self._consumer.reserve(self._free)
+                deliveries = await self._consumer.reserve(limit)
             except (Exception, asyncio.CancelledError):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
@@ -277,6 +294,8 @@ class _Station:
                 return
             failures = 0
             self._free -= len(deliveries)
+            if tokens is not None:
+                tokens.take(len(deliveries), self._loop.time())
             self._slots.add(deliveries)
 
     async def _extend(self, consumer: Extends, lease_seconds: float) -> None:
@@ -347,6 +366,17 @@ class _Station:
         self._change = self._loop.create_future()
         await self._change
 
+    async def _until_room(self, tokens: "Tokens | None") -> None:
+        """Wait until there may be a slot, or a token where only that is missing, or the worker stops."""
+        if tokens is None or self._free <= 0:
+            await self._until_change()
+            return
+        alarm = self._loop.call_at(tokens.next_at, self._tell_change)
+        try:
+            await self._until_change()
+        finally:
+            alarm.cancel()
+
     def release(self) -> None:
         """Wait no more for jobs to end: from the moment at which no more come, cancel what runs and give it back."""
         self._released = True
@@ -397,3 +427,13 @@ class _Station:
                 await self._settling.close()
         except TimeoutError:
             _log.critical("of the last %d verdicts at %s not all could be settled in time", left, self.address)
+
+
+def _tokens_of(jobs: Jobs) -> "Tokens | None":
+    """Return what holds the rate of a job that is alone and has one."""
+    limits = [job.limits for job in jobs.values() if job.limits is not None]
+    if not limits or limits[0].count is None:
+        return None
+    from que.limits import Tokens
+
+    return Tokens(limits[0].count, limits[0].seconds)

@@ -14,7 +14,7 @@ _MOST_NAMED = 10
 async def work(app: Que[object], concurrency: int, grace: float, with_scheduler: bool) -> None:
     """Work the app's jobs, and see to its schedules if it is `with_scheduler`, until a signal comes."""
     worker = app.worker(concurrency=concurrency)
-    served = [f"serves {', '.join(names)} with {concurrency} slots at {address}" for address, names in worker.serves]
+    served = [f"serves {', '.join(names)} with {slots} slots at {address}" for address, names, slots in worker.serves]
     if not with_scheduler:
         await serve(app, [worker], served, lambda: _last_words(worker), grace)
         return
