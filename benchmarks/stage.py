@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -149,15 +149,25 @@ class Stage:
             # With the 991 of its default, a hundred thousand queued jobs slow it down by a factor of ten.
             options += [f"--port={port}", f"--threads={threads}", "--hashtable-buckets=1000003"]
             server = self.start(Command([program("gearmand"), *options]))
-            if _comes_up(server, port):
+            if _comes_up(server, port, _answers):
                 return port
         raise Stuck("gearmand does not start")
 
+    def redis(self, directory: str) -> int:
+        """Return the port of a server of our own that keeps everything in memory; raises Missing or Stuck."""
+        for _ in range(5):
+            port = _free_port()
+            options = ["--bind", "127.0.0.1", "--save", "", "--dir", directory, "--logfile", f"{directory}/log"]
+            server = self.start(Command([program("redis-server"), "--port", str(port), *options]))
+            if _comes_up(server, port, _redis_answers):
+                return port
+        raise Stuck("redis-server does not start")
 
-def _comes_up(server: Process, port: int) -> bool:
+
+def _comes_up(server: Process, port: int, answers: Callable[[int, int], bool]) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and not server.ended:
-        if _answers(port, server.pid):
+        if answers(port, server.pid):
             return True
         time.sleep(0.01)
     return False
@@ -185,5 +195,14 @@ def ask_server(port: int, line: str) -> str:
 def _answers(port: int, pid: int) -> bool:
     try:
         return ask_server(port, "getpid") == f"OK {pid}"
+    except OSError:
+        return False
+
+
+def _redis_answers(port: int, pid: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"INFO server\r\n")
+            return b"process_id:%d\r\n" % pid in connection.recv(65536)
     except OSError:
         return False
