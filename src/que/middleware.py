@@ -80,13 +80,31 @@ def _rest(run: Generator[object, object, object], awaited: object) -> Generator[
 
 
 async def log_runs(context: Context[object], params: object, call_next: Next) -> object:
-    """Log one line per run to the logger "que.jobs": its job, id, duration, and what it raised; never its params."""
+    """Log one line per run to the logger "que.jobs": its job, id, duration, and what it raised; never its params.
+
+    The record has these too, as `que_job`, `que_job_id`, `que_attempt`, `que_seconds` and `que_error`: the name of the
+    exception's class, or None.
+    """
     clock = asyncio.get_running_loop().time
     start = clock()
     try:
         result = await call_next(params)
     except BaseException as error:
-        _log.warning("%s %s: %s after %.3f s", context.job, context.job_id, type(error).__name__, clock() - start)
+        name, seconds = type(error).__name__, clock() - start
+        extra = _facts(context, seconds, name)
+        _log.warning("%s %s: %s after %.3f s", context.job, context.job_id, name, seconds, extra=extra)
         raise
-    _log.info("%s %s: done after %.3f s", context.job, context.job_id, clock() - start)
+    seconds = clock() - start
+    extra = _facts(context, seconds, None)
+    _log.info("%s %s: done after %.3f s", context.job, context.job_id, seconds, extra=extra)
     return result
+
+
+def _facts(context: Context[object], seconds: float, error: str | None) -> dict[str, object]:
+    return {
+        "que_job": context.job,
+        "que_job_id": context.job_id,
+        "que_attempt": context.attempt,
+        "que_seconds": seconds,
+        "que_error": error,
+    }

@@ -218,6 +218,7 @@ async def test_a_run_that_ends_well_is_one_line_without_its_params(caplog: pytes
     [record] = caplog.records
     assert (record.name, record.levelno) == ("que.jobs", logging.INFO)
     assert re.fullmatch(r"measure id-1: done after \d+\.\d{3} s", record.getMessage())
+    assert facts_of(record) == ("measure", "id-1", None, None)
 
 
 @pytest.mark.parametrize("error", [ValueError, que.Reject, asyncio.CancelledError], ids=lambda error: error.__name__)
@@ -235,3 +236,11 @@ async def test_a_run_that_raises_is_one_line_that_names_the_error_and_raises_on(
     [record] = caplog.records
     assert (record.name, record.levelno) == ("que.jobs", logging.WARNING)
     assert re.fullmatch(rf"measure id-1: {error.__name__} after \d+\.\d{{3}} s", record.getMessage())
+    assert facts_of(record) == ("measure", "id-1", None, error.__name__)
+
+
+def facts_of(record: logging.LogRecord) -> tuple[object, object, object, object]:
+    """Return what the record says of a run in its own attributes, beside the seconds, which must be there too."""
+    facts: dict[str, object] = vars(record)
+    assert isinstance(facts["que_seconds"], float)
+    return facts["que_job"], facts["que_job_id"], facts["que_attempt"], facts["que_error"]
