@@ -15,7 +15,7 @@ import msgspec
 
 from que.address import Address
 from que.batch import Batcher
-from que.driver import Buries, Cancels, Driver, Inspects, Keeps, Remembers, open_driver
+from que.driver import Buries, Cancels, Driver, Inspects, Keeps, Remembers, Transacts, open_driver
 from que.errors import (
     ConnectionLost,
     JobError,
@@ -30,7 +30,7 @@ from que.errors import (
     WrongLoop,
 )
 from que.flow import Plan, StepJob, is_flow_id, new_flow_id
-from que.handle import Handle, Receipt, Sending
+from que.handle import Enlisting, Handle, Receipt, Sending
 from que.job import Job
 from que.keeping import FlowStart, Keeping
 from que.model import (
@@ -209,6 +209,8 @@ class Backend:
         raise Rejected(f"job {job!r}: {len(payload)} bytes of params, more than the {self._max_payload} allowed")
 
     def _with_options(self, envelope: Envelope, job: Job[ParamsT, ResultT], options: Options) -> Envelope:
+        if options.connection is not None:
+            self._refuse_transaction(envelope)
         can = self.capabilities
         # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
         options.refuse_unsupported(
@@ -250,12 +252,36 @@ class Backend:
         return handle
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Sending:
-        """Return a sending at once; the job leaves at the end of this loop tick."""
+        """Return a sending at once; the job leaves at the end of this loop tick.
+
+        With a connection it leaves when the sending is awaited, on that connection.
+        """
         self._refuse_other_loops()
+        if options.connection is not None:
+            return self.enlist(job, params, options)
         envelope = self.prepare(job, params, options, background=True)
         sending = Sending(envelope.id, self, job.name)
         self.dispatch(envelope, sending)
         return sending
+
+    def enlist(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Sending:
+        """Return a sending that, once awaited, queues the job inside the transaction of `options.connection`."""
+        envelope = self.prepare(job, params, options, background=True)
+
+        async def insert() -> str:
+            assert isinstance(self.driver, Transacts)
+            (reference,) = await self.driver.submit_in(options.connection, [envelope])
+            return reference
+
+        return Enlisting(envelope.id, self, job.name, insert)
+
+    def _refuse_transaction(self, envelope: Envelope) -> None:
+        scheme = self.address.scheme
+        if not isinstance(self.driver, Transacts):
+            raise UnsupportedFeature(scheme, "transactional send", "leave connection= out, and send after the commit")
+        if not envelope.background:
+            hint = "use send(…, connection=…), and app.handle(job, receipt) after the commit"
+            raise UnsupportedFeature(scheme, "submit() inside a transaction, whose job cannot end before it", hint)
 
     def submit_many(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], options: Options

@@ -135,10 +135,15 @@ class BlockingQue:
         return _dispatched(portal, backend, job, envelope)
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, /, **options: Unpack[CallOptions]) -> BlockingSending:
-        """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises."""
+        """Return a sending at once, whose result() is the Receipt; raises at the call what Job.send() raises.
+
+        With a connection, a blocking one, the job is in its transaction when this returns.
+        """
         refuse_inside_loop()
         portal = self._portal
         backend, merged = self._app.route(job, options)
+        if merged.connection is not None:
+            return BlockingSending(portal, _enlisted(backend.enlist(job, params, merged)))
         envelope = backend.prepare(job, params, merged, background=True, posted=len(portal))
         sending = Sending(envelope.id, backend, job.name)
         portal.post(partial(backend.dispatch, envelope, sending))
@@ -306,6 +311,17 @@ def _dispatched(
 def _start(backend: Backend, envelope: Envelope, promise: Handle[object] | Sending, arrived: Arrived) -> None:
     promise.add_done_callback(arrived)
     backend.dispatch(envelope, promise)
+
+
+def _enlisted(sending: Sending) -> Sending:
+    """Return `sending` with its job queued, in this thread, as is its connection's right."""
+    steps = sending.__await__()
+    try:
+        next(steps)
+    except StopIteration:
+        return sending
+    steps.close()
+    raise ConfigurationError("connection=: the blocking face needs a blocking connection, such as psycopg.Connection")
 
 
 class _Ended(SimpleQueue[Promise[object] | None]):

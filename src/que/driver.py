@@ -213,6 +213,31 @@ class Ticks(Protocol):
         ...
 
 
+@runtime_checkable
+class Transacts(Protocol):
+    """A driver that can queue jobs inside a transaction of the user's own."""
+
+    async def submit_in(self, connection: object, envelopes: Sequence[Envelope]) -> Sequence[str]:
+        """Queue the batch on `connection` and return the receipts; the jobs exist once its transaction is committed.
+
+        Raises Rejected, and ConfigurationError for what is no connection that the driver knows. It waits for nothing
+        but `connection`: with a blocking one it returns without ever having suspended.
+        """
+        ...
+
+
+@runtime_checkable
+class Migrates(Protocol):
+    """A driver whose engine has to be prepared: `que migrate URL` does that ahead of connect()."""
+
+    async def migrate(self) -> str:
+        """Prepare the engine, or bring it up to date, and return a line that says what was done; raises ConnectError.
+
+        Harmless when it is done already, and whoever else does the same.
+        """
+        ...
+
+
 DriverFactory = Callable[[Address], Driver]
 
 _GROUP = "que.drivers"

@@ -16,7 +16,8 @@ class CallOptions(TypedDict, total=False):
 
     `delay`: seconds from now. `at`: an aware datetime. `unique`: a key for coalescing. `expires`: seconds to wait in
     the queue. `run_timeout`: seconds for one run. `result_ttl`: seconds for which the engine keeps the result after the
-    job's end, to be found again by app.handle().
+    job's end, to be found again by app.handle(). `connection`: for send() alone, a connection of the engine's own
+    library: the job exists if and only if its transaction is committed.
     """
 
     priority: Priority | None
@@ -26,6 +27,7 @@ class CallOptions(TypedDict, total=False):
     expires: float | None
     run_timeout: float | None
     result_ttl: float | None
+    connection: object
 
 
 def _is_seconds(value: object) -> bool:
@@ -55,6 +57,7 @@ class Options:
     expires: float | None = None
     run_timeout: float | None = None
     result_ttl: float | None = None
+    connection: object = None
 
     def __post_init__(self) -> None:
         for name, is_meant, expected in _CHECKS:

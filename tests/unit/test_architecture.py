@@ -46,7 +46,7 @@ FLOORS: dict[int, str] = {
         drivers.sqlite.submitting drivers.sqlite.ticking drivers.sqlite.turn drivers.sqlite.working
         drivers.postgres drivers.postgres.columns drivers.postgres.consumer drivers.postgres.driver drivers.postgres.ear
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
-        drivers.postgres.session
+        drivers.postgres.session drivers.postgres.transacting
     """,
     4: "worker run records slots schedule",
     5: "blocking app",

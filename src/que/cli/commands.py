@@ -11,6 +11,7 @@ import typer
 
 from que.app import Que
 from que.cli import demo as demo_module
+from que.cli import migrate as migrate_module
 from que.cli import worker as worker_module
 from que.cli.console import say
 from que.cli.loading import load
@@ -135,6 +136,18 @@ def _load(app: str, verbose: bool) -> Que[object]:
     found = load(app)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     return found
+
+
+@commands.command()
+def migrate(
+    url: Annotated[str, typer.Argument(help="The engine, like postgresql://que@127.0.0.1/jobs.", metavar="URL")],
+) -> None:
+    """Create what an engine needs, such as PostgreSQL's tables, or bring it up to date.
+
+    It may be called at any time, by several at once; when all is up to date it does nothing.
+    """
+    with _errors_in_a_line():
+        _run(migrate_module.migrate(url))
 
 
 @contextmanager

@@ -37,9 +37,9 @@ def of_envelopes(envelopes: Sequence[Envelope]) -> tuple[object, ...]:
         _some([int(envelope.priority) or None for envelope in envelopes]),
         _some([None if envelope.due is None else envelope.due - now for envelope in envelopes]),
         _some([key_of(envelope) for envelope in envelopes]),
-        _some([envelope.expires for envelope in envelopes]),
-        _some([envelope.run_timeout for envelope in envelopes]),
-        _some([envelope.result_ttl for envelope in envelopes]),
+        _some([_seconds(envelope.expires) for envelope in envelopes]),
+        _some([_seconds(envelope.run_timeout) for envelope in envelopes]),
+        _some([_seconds(envelope.result_ttl) for envelope in envelopes]),
     )
 
 
@@ -56,6 +56,11 @@ def of_envelope(envelope: Envelope) -> tuple[object, ...]:
         envelope.result_ttl,
         envelope.id,
     )
+
+
+def _seconds(seconds: float | None) -> float | None:
+    # An int among floats, which Python's types let through, makes no array.
+    return None if seconds is None else float(seconds)
 
 
 def _some(column: list[float | None] | list[int | None] | list[str | None]) -> Sequence[object]:
@@ -91,12 +96,12 @@ def of_verdicts(verdicts: Sequence[Verdict]) -> tuple[object, ...]:
 def _row(verdict: Verdict) -> tuple[int, bytes | None, float]:
     match verdict:
         case Completed(payload):
-            return _COMPLETED, payload, 0
+            return _COMPLETED, payload, 0.0
         case Failed(kind):
-            return _CANCELLED if kind == "cancelled" else _FAILED, msgspec.json.encode(verdict), 0
+            return _CANCELLED if kind == "cancelled" else _FAILED, msgspec.json.encode(verdict), 0.0
         case Redeliver(after):
-            return _REDELIVER, None, after
+            return _REDELIVER, None, float(after)
         case Released():
-            return _RELEASED, None, 0
+            return _RELEASED, None, 0.0
         case _:
             assert_never(verdict)

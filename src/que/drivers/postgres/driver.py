@@ -8,7 +8,7 @@ import psycopg
 
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
-from que.drivers.postgres import columns, schema
+from que.drivers.postgres import columns, schema, transacting
 from que.drivers.postgres.consumer import PostgresConsumer
 from que.drivers.postgres.ear import Deaf
 from que.drivers.postgres.options import PostgresOptions
@@ -141,6 +141,13 @@ class PostgresDriver:
                 raise
             except Exception as error:
                 raise _refusal(error) from error
+
+    async def submit_in(self, connection: object, envelopes: Sequence[Envelope]) -> Sequence[str]:
+        """Queue the batch inside the transaction of a psycopg, asyncpg or SQLAlchemy connection; return the receipts.
+
+        Raises Rejected, ConfigurationError for another connection.
+        """
+        return await transacting.submit_in(self._options.schema, connection, envelopes)
 
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> PostgresConsumer:
         """Return a consumer of `functions`, which takes from each its share."""

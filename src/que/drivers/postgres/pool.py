@@ -85,10 +85,10 @@ class Pool:
             cursor = await connection.execute(query, arguments, prepare=self._options.listen, binary=True)
             rows = await cursor.fetchall()
         except psycopg.Error as error:
-            if connection.closed or error.sqlstate is None:
+            if connection.closed:
                 await connection.close()
                 if error.sqlstate not in _TRY_AGAIN:
-                    raise Broken(str(error) or repr(error)) from error
+                    raise Broken(str(error).strip() or repr(error)) from error
             elif error.sqlstate == "25006":
                 # A server that has become a standby: the next connection may find the one that leads.
                 await connection.close()

@@ -21,8 +21,12 @@ class WrongSchema(Exception):
 
 async def version_of(connection: AsyncConnection[tuple[object, ...]], schema: str) -> int:
     """Return the version of que's tables in `schema`; 0 where there are none. Raises WrongSchema for a newer one."""
-    cursor = await connection.execute("SELECT to_regclass(%s)", (f'"{schema}".version',))
-    if await cursor.fetchone() == (None,):
+    # Not to_regclass(), which may have remembered from before the migration's lock that there is none.
+    cursor = await connection.execute(
+        "SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = %s AND relname = %s",
+        (schema, "version"),
+    )
+    if await cursor.fetchone() is None:
         return 0
     cursor = await connection.execute(_sql('SELECT max(number) FROM "{schema}".version', schema))
     ((version,),) = cast(list[tuple[int | None]], await cursor.fetchall())
