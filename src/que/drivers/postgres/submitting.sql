@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION "{schema}".submit(
     delays double precision[], uniques text[], expiries double precision[], run_timeouts double precision[],
     result_ttls double precision[]
 ) RETURNS bigint[]
-LANGUAGE plpgsql {plans} AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     started timestamptz := clock_timestamp();
     ids bigint[];

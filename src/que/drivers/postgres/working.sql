@@ -88,9 +88,8 @@ BEGIN
         ON CONFLICT (id) DO NOTHING
     )
     SELECT
-        array_agg(n ORDER BY n), array_agg(id ORDER BY n), array_agg(submitter ORDER BY n), array_agg(job_id ORDER BY n),
-        array_agg(least(verdict, 1)::smallint ORDER BY n), array_agg(body ORDER BY n), array_agg(result_ttl ORDER BY n),
-        array_agg(gone.watched ORDER BY n)
+        array_agg(n), array_agg(id), array_agg(submitter), array_agg(job_id), array_agg(least(verdict, 1)::smallint),
+        array_agg(body), array_agg(result_ttl), array_agg(gone.watched)
     INTO places, their_ids, submitters, job_ids, kinds, their_bodies, result_ttls, watched
     FROM gone;
     PERFORM "{schema}".ended(their_ids, submitters, job_ids, kinds, their_bodies, result_ttls, watched);
