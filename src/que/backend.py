@@ -15,7 +15,8 @@ import msgspec
 
 from que.address import Address
 from que.batch import Batcher
-from que.driver import Buries, Cancels, Driver, Inspects, Keeps, Remembers, Transacts, open_driver
+from que.driver import Buries, Cancels, Driver, Inspects, Keeps, Remembers, open_driver
+from que.enlisting import enlist, refuse_transaction
 from que.errors import (
     ConnectionLost,
     JobError,
@@ -30,7 +31,7 @@ from que.errors import (
     WrongLoop,
 )
 from que.flow import Plan, StepJob, is_flow_id, new_flow_id
-from que.handle import Enlisting, Handle, Receipt, Sending
+from que.handle import Handle, Receipt, Sending
 from que.job import Job
 from que.keeping import FlowStart, Keeping
 from que.model import (
@@ -210,7 +211,7 @@ class Backend:
 
     def _with_options(self, envelope: Envelope, job: Job[ParamsT, ResultT], options: Options) -> Envelope:
         if options.connection is not None:
-            self._refuse_transaction(envelope)
+            refuse_transaction(self.address.scheme, self.driver, envelope)
         can = self.capabilities
         # A job's own too: it may be bound to no app, and connect() may have found that this server can less.
         options.refuse_unsupported(
@@ -266,22 +267,7 @@ class Backend:
 
     def enlist(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Sending:
         """Return a sending that, once awaited, queues the job inside the transaction of `options.connection`."""
-        envelope = self.prepare(job, params, options, background=True)
-
-        async def insert() -> str:
-            assert isinstance(self.driver, Transacts)
-            (reference,) = await self.driver.submit_in(options.connection, [envelope])
-            return reference
-
-        return Enlisting(envelope.id, self, job.name, insert)
-
-    def _refuse_transaction(self, envelope: Envelope) -> None:
-        scheme = self.address.scheme
-        if not isinstance(self.driver, Transacts):
-            raise UnsupportedFeature(scheme, "transactional send", "leave connection= out, and send after the commit")
-        if not envelope.background:
-            hint = "use send(…, connection=…), and app.handle(job, receipt) after the commit"
-            raise UnsupportedFeature(scheme, "submit() inside a transaction, whose job cannot end before it", hint)
+        return enlist(self, self.driver, options.connection, self.prepare(job, params, options, background=True))
 
     def submit_many(
         self, job: Job[ParamsT, ResultT], items: Iterable[ParamsT], options: Options

@@ -8,7 +8,7 @@ import copy
 import enum
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar, cast, final, overload
 
@@ -216,36 +216,6 @@ class Sending(Promise[Receipt]):
         if self._end is None:
             self._end = _Failure(error, f"job {self._job_name!r} {self.id} was not accepted")
             self._notify()
-
-
-class Enlisting(Sending):
-    """A job for a transaction of the caller's own: it is queued there, by `insert`, when this is first awaited."""
-
-    __slots__ = ("_insert",)
-
-    def __init__(
-        self, id: str, watcher: Watcher, job_name: str, insert: Callable[[], Coroutine[None, None, str]]
-    ) -> None:
-        super().__init__(id, watcher, job_name)
-        self._insert: Callable[[], Coroutine[None, None, str]] | None = insert
-
-    def __await__(self) -> Generator[object, None, Receipt]:
-        insert, self._insert = self._insert, None
-        if insert is not None:
-            try:
-                self.settle_accepted((yield from insert().__await__()))
-            except QueError as error:
-                self.settle_failed(error)
-            except BaseException:
-                self._insert = insert
-                raise
-        return (yield from super().__await__())
-
-    def __del__(self) -> None:
-        if self._insert is not None:
-            _log.error(
-                "job %r %s is in no transaction: send(…, connection=…) was never awaited", self._job_name, self.id
-            )
 
 
 class Handle(Promise[ResultT_co]):

@@ -91,6 +91,14 @@ class Postgres:
         assert self._process is not None
         return self._process.pid
 
+    def sessions(self) -> list[int]:
+        """Return the processes that serve clients, by their ids."""
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ).fetchall()
+        return [pid for (pid,) in rows]
+
     def conninfo(self, database: str = "postgres") -> str:
         return f"host=127.0.0.1 port={self.port} user=que dbname={database}"
 

@@ -28,7 +28,7 @@ FLOORS: dict[int, str] = {
         gearman.worker gearman.admin
     """,
     3: """
-        handle outcome stream portal flow job classform middleware patience keeping backend
+        handle enlisting outcome stream portal flow job classform middleware patience keeping backend
         drivers drivers.memory
         drivers.amqp drivers.amqp.burying drivers.amqp.channel drivers.amqp.connection drivers.amqp.consumer
         drivers.amqp.driver drivers.amqp.link drivers.amqp.messages drivers.amqp.options drivers.amqp.settling
