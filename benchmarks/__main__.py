@@ -18,7 +18,7 @@ from benchmarks.stage import Missing, program
 
 QUESTIONS = (
     "throughput", "one_at_a_time", "sending", "streams", "payloads", "footprint", "blocking_face", "memory_driver",
-    "sqlite_driver", "redis_driver", "amqp_driver", "codec_floor",
+    "sqlite_driver", "redis_driver", "amqp_driver", "postgres_driver", "codec_floor",
 )  # fmt: skip
 PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq", "huey", "redis", "saq", "taskiq-redis")
 
