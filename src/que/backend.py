@@ -253,10 +253,7 @@ class Backend:
         return handle
 
     def send(self, job: Job[ParamsT, ResultT], params: ParamsT, options: Options) -> Sending:
-        """Return a sending at once; the job leaves at the end of this loop tick.
-
-        With a connection it leaves when the sending is awaited, on that connection.
-        """
+        """Return a sending at once; the job leaves at the end of this tick, or when it is awaited on a connection."""
         self._refuse_other_loops()
         if options.connection is not None:
             return self.enlist(job, params, options)
