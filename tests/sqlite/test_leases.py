@@ -1,11 +1,17 @@
 """Who holds a job, and for how long: leases that run out, are renewed or lost, and verdicts that come too late."""
 
 import asyncio
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 import que
-from que.drivers.sqlite import SqliteDriver
+from que.drivers.sqlite import SqliteDriver, working
 from que.drivers.sqlite.consumer import SqliteConsumer
+from que.drivers.sqlite.turn import Turn
 from que.model import Completed, Delivery, Envelope, Failed, Redeliver, Released, Settled, Verdict
 from tests.sqlite.recording import Notices, opened
 from tests.unit.loops import in_loop, until
@@ -165,6 +171,51 @@ async def test_no_more_is_taken_than_there_are_slots(url: str) -> None:
         assert not reserving.done()
         await taker.settle([(held[0], Completed(b""))])
         assert len(await reserving) == 1
+
+
+@in_loop
+async def test_a_renewal_that_waits_for_the_transaction_that_would_end_its_lease_is_in_time(url: str) -> None:
+    url = f"{url}?lease=0.1"
+    async with opened(url) as (client, _), opened(url) as (worker, _):
+        await client.submit([envelope()])
+        notices = Notices()
+        mine = await one(taker := await consumer(worker, notices))
+        begun = threading.Event()
+
+        def keep_busy(_: object) -> None:
+            begun.set()
+            time.sleep(0.3)
+
+        # The file is busy for longer than the lease.
+        session = client._opened()  # pyright: ignore[reportPrivateUsage] - nothing public keeps the file so long
+        busy = asyncio.ensure_future(session.database.run(keep_busy))
+        await until(begun.is_set)
+        await asyncio.gather(taker.extend([mine]), busy)
+        assert notices.lost_ones == []
+
+
+@in_loop
+async def test_a_consumer_without_room_asks_for_nothing_until_it_has_some(url: str) -> None:
+    takes: list[int] = []
+    take = working.take
+
+    def counted(turn: Turn, functions: Sequence[str], limit: int, lease_seconds: float) -> list[Delivery]:
+        takes.append(limit)
+        return take(turn, functions, limit, lease_seconds)
+
+    async with opened(url) as (client, _), opened(url) as (worker, _):
+        await client.submit([envelope("a"), envelope("b")])
+        taker = await consumer(worker, slots=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(working, "take", counted)
+            held = await one(taker)
+            reserving = asyncio.create_task(taker.reserve(1))
+            for _ in range(20):
+                await worker.status("1")
+            assert takes == [1]
+            await taker.settle([(held, Completed(b""))])
+            assert [delivery.id for delivery in await reserving] == ["b"]
+        assert takes == [1, 1]
 
 
 @in_loop

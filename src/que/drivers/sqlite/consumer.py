@@ -61,8 +61,9 @@ class SqliteConsumer:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            if self._news and self._taking is None:
-                self._take(limit)
+            room = min(limit, self._claim.slots - len(self._held))
+            if self._news and self._taking is None and room > 0:
+                self._take(room)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._closed:
@@ -71,7 +72,6 @@ class SqliteConsumer:
 
     def _take(self, limit: int) -> None:
         self._news = False
-        limit = min(limit, self._claim.slots - len(self._held))
         functions = list(self._functions)
         self._functions.rotate(-1)
         self._taking = self._database.start(
@@ -98,6 +98,8 @@ class SqliteConsumer:
         settled = await self._database.run(lambda turn: working.settle(turn, settlements))
         for delivery, _ in settlements:
             self._held.pop(working.lease_of(delivery).row, None)
+        # There is room again.
+        self._go_on()
         return settled
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:

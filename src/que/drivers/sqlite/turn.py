@@ -35,9 +35,10 @@ class Turn:
 
     `letters` came for `peer`, from others or from itself. `mail` is for others, and `wake` are those to ring for.
     `next_at`: when something is due by itself, or None. `buried`: others took this process for dead.
+    `reclaims`: some leases have run out.
     """
 
-    __slots__ = ("buried", "connection", "letters", "mail", "next_at", "now", "peer", "wake")
+    __slots__ = ("buried", "connection", "letters", "mail", "next_at", "now", "peer", "reclaims", "wake")
 
     def __init__(self, connection: sqlite3.Connection, peer: str) -> None:
         self.connection: sqlite3.Connection = connection
@@ -48,6 +49,7 @@ class Turn:
         self.wake: set[str] = set()
         self.next_at: float | None = None
         self.buried: bool = False
+        self.reclaims: bool = False
 
     def tell(self, peer: str | None, letter: Letter) -> None:
         """Let `peer` know, once this transaction is durable."""
@@ -55,6 +57,11 @@ class Turn:
             self.letters.append(letter)
         elif peer is not None:
             self.mail.append((peer, letter))
+
+    def move(self, due: str) -> None:
+        """Let what is `due` be ready, a thousand jobs at most, and those who serve it look."""
+        moved = self.connection.execute(due, (self.now, _MOST_AT_ONCE)).fetchall()
+        self.wake_workers({function for (function,) in moved})
 
     def wake_workers(self, functions: Iterable[str]) -> None:
         """Let those who serve `functions` look for jobs."""
@@ -66,7 +73,7 @@ class Turn:
 
 
 def begin(turn: Turn) -> None:
-    """Read the mail, and let what is due happen: delays end, jobs expire, leases that ran out are taken back."""
+    """Read the mail, and let what is due happen: delays end, jobs expire."""
     execute = turn.connection.execute
     known, due, expires, lease_until, mail = execute(_LOOK, {"peer": turn.peer}).fetchone()
     turn.buried = not known
@@ -78,9 +85,9 @@ def begin(turn: Turn) -> None:
     now = turn.now
     if expires is not None and expires <= now:
         _expire(turn)
-    for moment, move in ((due, _RIPEN), (lease_until, _RECLAIM)):
-        if moment is not None and moment <= now:
-            turn.wake_workers({function for (function,) in execute(move, (now, _MOST_AT_ONCE)).fetchall()})
+    if due is not None and due <= now:
+        turn.move(_RIPEN)
+    turn.reclaims = lease_until is not None and lease_until <= now
     # What is due already has been seen to, a thousand at a time: look again soon.
     turn.next_at = min((max(moment, now) for moment in (due, expires, lease_until) if moment is not None), default=None)
 
@@ -116,7 +123,12 @@ def _expire(turn: Turn) -> None:
 
 
 def commit(turn: Turn) -> None:
-    """Put the mail for others where they will find it; those who are gone get none."""
+    """Take back the leases that ran out, and put the mail for others where they will find it.
+
+    Leases last, so that a renewal that waited for this transaction is not too late. Those who are gone get no mail.
+    """
+    if turn.reclaims:
+        turn.move(_RECLAIM)
     if not turn.mail:
         return
     turn.connection.executemany(

@@ -1,6 +1,7 @@
 """What workers do to the tables: each function is one operation, run inside a transaction."""
 
 import random
+import time
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -34,7 +35,7 @@ def _take(turn: Turn, function: str, limit: int, lease_seconds: float) -> list[D
     token = random.getrandbits(62)
     rows = turn.connection.execute(
         _TAKE,
-        {"token": token, "peer": turn.peer, "until": turn.now + lease_seconds, "function": function, "limit": limit},
+        {"token": token, "peer": turn.peer, "until": time.time() + lease_seconds, "function": function, "limit": limit},
     ).fetchall()
     rows.sort()
     return [
@@ -102,7 +103,7 @@ def lease_of(delivery: Delivery) -> Lease:
 
 def extend(turn: Turn, deliveries: Sequence[Delivery], lease_seconds: float) -> list[Delivery]:
     """Let the leases begin anew, and return the deliveries whose lease is gone."""
-    until = turn.now + lease_seconds
+    until = time.time() + lease_seconds
     return [
         delivery
         for delivery in deliveries
