@@ -208,9 +208,10 @@ class NatsConsumer:
                 await self._settling.give_back([lease], due - now)
             elif expires is not None and expires <= now and lease.delivered - lease.released == 1:
                 await self._session.tell_end(message.subject, lease.number, lease.headers, EXPIRED)
-                await self._link.publish(message.reply, b"+TERM")
+                words = [(message.reply, b"+TERM")]
                 if lease.released:
-                    await self._session.store.forget_note(lease.number)
+                    words.append(self._session.store.forgotten_note(lease.number))
+                await self._link.publish_all(words)
             else:
                 self._admit(lane, message, lease)
         except Silence as silence:

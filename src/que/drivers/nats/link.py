@@ -181,6 +181,33 @@ class Link:
         except (NatsError, OSError) as error:
             raise Silence(f"{self._name}: {error}", sent=False) from error
 
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Write messages, and return once the server has read them and all that was written before; raises Silence.
+
+        A message to ourselves comes back. nats-py's flush() sends its PING ahead of what is still in its buffer.
+        """
+        arrived: asyncio.Future[Msg | None] = self._loop.create_future()
+        token = self._expect(lambda message: None if arrived.done() else arrived.set_result(message))
+        packets = [_packet(subject, "", None, body) for subject, body in messages]
+        try:
+            await self._write([*packets, _packet(f"{self._inbox}.{token}", "", None, b"")])
+            async with asyncio.timeout(self._options.timeout):
+                if await arrived is None:
+                    raise Silence(f"{self._name} went away", sent=True)
+        except TimeoutError:
+            raise Silence(f"{self._name} has not answered for {self._options.timeout:g} s", sent=True) from None
+        finally:
+            self._asked.pop(token, None)
+
+    async def _write(self, packets: Sequence[bytes]) -> None:
+        """Write packets at once; nats-py's publish() takes a third of a submitter's time for each by itself."""
+        client = self._client
+        if client is None or not self.up.is_set() or client.is_closed:
+            raise Silence(f"{self._name} is away", sent=False)
+        if packets:
+            await client._send_command(b"".join(packets))  # pyright: ignore[reportPrivateUsage] # see the docstring
+            await client._flush_pending()  # pyright: ignore[reportPrivateUsage]
+
     async def store(self, messages: Sequence[Outgoing], heard: Callable[[int, Ack], None]) -> dict[int, Silence]:
         """Write messages that a stream stores; `heard` is told of each answer as it comes, by the message's place.
 
@@ -200,11 +227,18 @@ class Link:
             if not tokens and closed and not done.done():
                 done.set_result(None)
 
+        packets: list[bytes] = []
         for place, (subject, body, headers) in enumerate(messages):
-            token = tokens[place] = self._expect(partial(answered, place))
-            try:
-                await self.publish(subject, body, f"{self._inbox}.{token}", headers)
-            except Silence as error:
+            packet = _packet(subject, f"{self._inbox}.{self._numbers + 1:x}", headers, body)
+            if len(packet) > self.max_payload:
+                heard(place, Ack(error=ApiError(400, 10054, "it is larger than a message may be, headers included")))
+                continue
+            tokens[place] = self._expect(partial(answered, place))
+            packets.append(packet)
+        try:
+            await self._write(packets)
+        except Silence as error:
+            for place, token in list(tokens.items()):
                 if self._asked.pop(token, None) is not None:
                     del tokens[place]
                     left[place] = error
@@ -244,23 +278,6 @@ class Link:
         if _is_unheard(message):
             return b"{}", NO_STREAM.error
         return message.data, _decode_answer(message.data).error
-
-    async def settle(self) -> None:
-        """Return once the server has read all that was written before; raises Silence.
-
-        A message to ourselves comes back. nats-py's flush() sends its PING ahead of what is still in its buffer.
-        """
-        arrived: asyncio.Future[Msg | None] = self._loop.create_future()
-        token = self._expect(lambda message: None if arrived.done() else arrived.set_result(message))
-        try:
-            await self.publish(f"{self._inbox}.{token}", b"")
-            async with asyncio.timeout(self._options.timeout):
-                if await arrived is None:
-                    raise Silence(f"{self._name} went away", sent=True)
-        except TimeoutError:
-            raise Silence(f"{self._name} has not answered for {self._options.timeout:g} s", sent=True) from None
-        finally:
-            self._asked.pop(token, None)
 
     def _expect(self, heard: Callable[[Msg | None], None]) -> str:
         self._numbers += 1
@@ -374,6 +391,15 @@ class Link:
 
 class _Unfit(Exception):
     pass
+
+
+def _packet(subject: str, reply: str, headers: Mapping[str, str] | None, body: bytes) -> bytes:
+    """Return a message as it stands on the wire; what the names hold was made fit for it in names.py."""
+    if not headers:
+        return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(body), body)
+    block = "".join(["NATS/1.0\r\n", *[f"{name}: {value}\r\n" for name, value in headers.items()], "\r\n"]).encode()
+    size = len(block)
+    return b"HPUB %s %s %d %d\r\n%s%s\r\n" % (subject.encode(), reply.encode(), size, size + len(body), block, body)
 
 
 def _is_unheard(message: Msg) -> bool:

@@ -9,6 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from que.model import Envelope, Priority
@@ -31,6 +32,7 @@ MOST_FAILURE_CHARACTERS = 2000
 _SLUG = re.compile("[^A-Za-z0-9_-]+")
 
 
+@lru_cache(1024)
 def token(function: str) -> str:
     """Return `function` as one token of a subject: what is not a plain letter, digit, _, - or ~ becomes %XX."""
     return quote(function, safe="", errors="surrogatepass").replace(".", "%2E")

@@ -62,6 +62,7 @@ class Settling:
         self._options = options
         self._news: dict[str, list[News]] = defaultdict(list)
         self._telling = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -131,18 +132,18 @@ class Settling:
         return kept
 
     async def _let_go(self, settlements: Sequence[Settlement]) -> Settled:
+        words: list[tuple[str, bytes]] = []
+        for delivery, verdict in settlements:
+            lease = lease_of(delivery)
+            if isinstance(verdict, Completed):
+                self._add_news(delivery, lease, "completed", verdict.payload)
+            elif (end := _end(verdict)) is not None:
+                self._add_news(delivery, lease, end.kind, end.body)
+            words.append((lease.reply, _word(verdict)))
+            if lease.released and not isinstance(verdict, Redeliver | Released):
+                words.append(self._store.forgotten_note(lease.number))
         try:
-            for delivery, verdict in settlements:
-                end = _end(verdict)
-                if end is not None:
-                    self._add_news(delivery, end.kind, end.body)
-            await self._tell()
-            for delivery, verdict in settlements:
-                lease = lease_of(delivery)
-                await self._link.publish(lease.reply, _word(verdict))
-                if lease.released and not isinstance(verdict, Redeliver | Released):
-                    await self._store.forget_note(lease.number)
-            await self._link.settle()
+            await self._link.publish_all([*self._told(), *words])
         except Silence:
             return Settled.UNCONFIRMED
         return Settled.CONFIRMED
@@ -162,9 +163,7 @@ class Settling:
         lost = [delivery for delivery in deliveries if lease_of(delivery).deadline <= now]
         kept = [delivery for delivery in deliveries if lease_of(delivery).deadline > now]
         if self._link.up.is_set():
-            for delivery in kept:
-                await self._link.publish(lease_of(delivery).reply, b"+WPI")
-            await self._link.settle()
+            await self._link.publish_all([(lease_of(delivery).reply, b"+WPI") for delivery in kept])
             for delivery in kept:
                 lease = lease_of(delivery)
                 # Renewed from when the word left, if it was there in time.
@@ -174,29 +173,37 @@ class Settling:
 
     def tell_later(self, delivery: Delivery, kind: str, body: bytes) -> None:
         """Tell those who wait, in the order of the calls, and before the job's end."""
-        self._add_news(delivery, kind, body)
+        self._add_news(delivery, lease_of(delivery), kind, body)
         if not self._telling:
             self._telling = True
             self._loop.call_soon(self._start_telling)
 
     def _start_telling(self) -> None:
         self._telling = False
-        task = self._loop.create_task(self._tell())
-        task.add_done_callback(_log_failure)
+        task = self._loop.create_task(self._link.publish_all(self._told()))
+        self._tasks.add(task)
+        task.add_done_callback(self._has_told)
 
-    def _add_news(self, delivery: Delivery, kind: str, body: bytes) -> None:
-        lease = lease_of(delivery)
-        prefix = self._options.prefix
-        if to := lease.headers.get(names.TO):
-            self._news[f"{prefix}.to.{to}"].append((delivery.id, kind, body))
-        ends = f"{prefix}.ends.{names.token(delivery.function)}"
-        self._news[ends].append((str(lease.receipt), kind, body))
+    def _has_told(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("what a handler reported is lost: %r", error)
 
-    async def _tell(self) -> None:
+    def _add_news(self, delivery: Delivery, lease: Lease, kind: str, body: bytes) -> None:
+        headers = lease.headers
+        if to := headers.get(names.TO):
+            self._news[f"{self._options.prefix}.to.{to}"].append((delivery.id, kind, body))
+        receipt = lease.receipt if names.RECEIPT in headers else lease.number
+        self._news[self._ends(delivery.function)].append((str(receipt), kind, body))
+
+    def _ends(self, function: str) -> str:
+        return f"{self._options.prefix}.ends.{names.token(function)}"
+
+    def _told(self) -> list[tuple[str, bytes]]:
+        """Return, and forget, what is to be told, each subject's in as few messages as may be."""
         news, self._news = self._news, defaultdict(list)
-        for subject, items in news.items():
-            for part in _parts(items, self._link.max_payload):
-                await self._link.publish(subject, encode_news(part))
+        most = self._link.max_payload
+        return [(subject, encode_news(part)) for subject, items in news.items() for part in _parts(items, most)]
 
 
 def _parts(items: Sequence[News], most: int) -> Iterable[Sequence[News]]:
@@ -233,8 +240,3 @@ def _word(verdict: Verdict) -> bytes:
             return nak(0)
         case _:
             return b"+ACK"
-
-
-def _log_failure(done: "asyncio.Task[None]") -> None:
-    if not done.cancelled() and (error := done.exception()) is not None:
-        _log.warning("what a handler reported is lost: %r", error)

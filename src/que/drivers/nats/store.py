@@ -132,7 +132,7 @@ class Store:
         """Return the message that makes released() return that."""
         return f"{self._prefix}.note.{number}", b"%d" % released, None
 
-    async def forget_note(self, number: int) -> None:
-        """Leave nothing of the job behind."""
+    def forgotten_note(self, number: int) -> tuple[str, bytes]:
+        """Return the message after which nothing is left of a job's note."""
         question = msgspec.json.encode({"filter": f"{self._prefix}.note.{number}"})
-        await self._link.publish(f"$JS.API.STREAM.PURGE.{self._streams.notes}", question)
+        return f"$JS.API.STREAM.PURGE.{self._streams.notes}", question
