@@ -1,11 +1,14 @@
 """One server for the room, without a stream for each test; and servers for tests that break them."""
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.nats.server import NatsServer
+from tests.servers import free_port, spawn, wait_until
 
 StartNats = Callable[..., NatsServer]
 
@@ -43,3 +46,20 @@ def own_nats(tmp_path: Path) -> Iterator[StartNats]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture
+def bare_nats() -> Iterator[int]:
+    """The port of a server without JetStream."""
+    port = free_port()
+    server = spawn(["nats-server", "--addr", "127.0.0.1", "--port", str(port)])
+    wait_until(lambda: _listens(port), "nats-server to listen")
+    yield port
+    server.kill()
+    server.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

@@ -40,15 +40,15 @@ def declared(app: que.Que[None], name: str = "double") -> que.Job[int, int]:
 @in_loop
 @pytest.mark.parametrize(
     "name",
-    ["a.b", "*", ">", "a b\tc", "que.job.x.high", "größer/ждать", "%2E", "x" * 300, "名" * 100],
-    ids=["dot", "star", "greater", "blanks", "subject", "letters", "percent", "long", "wide"],
+    ["a.b", "*", ">", "que.job.x.high", "größer/ждать", "%2E", "x" * 300, "名" * 100],
+    ids=["dot", "star", "greater", "subject", "letters", "percent", "long", "wide"],
 )
 async def test_a_function_of_any_name_is_worked_and_reaches_no_other(url: str, name: str) -> None:
     other = que.Job("a", int, int)
     other.handler(lambda number: -1)
     async with que.Que(url) as client, working(url, doubling(name)), working(url, other):
         assert await declared(client, name).submit(4) == 8
-        assert [depth.function for depth in (await client.depths())["nats"]] == ["a", name] or name < "a"
+        assert {depth.function for depth in (await client.depths())["nats"]} == {"a", name}
 
 
 @pytest.mark.parametrize("name", ["a.b", "a%2Eb", "*", ">", " ", "\n", "~", "é", "%"])
@@ -107,7 +107,8 @@ async def test_a_delayed_job_counts_its_first_run_as_the_first_though_a_worker_s
         return 2 * number
 
     async with que.Que(url) as client, working(url, job):
-        assert await que.gather(*[declared(client).submit(number, delay=0.3) for number in range(20)])
+        sent = declared(client)
+        assert await que.gather(*[sent.submit(number, delay=0.3) for number in range(20)])
     assert attempts == [1] * 20
 
 
@@ -137,14 +138,14 @@ async def test_settled_jobs_leave_nothing_behind_however_they_ended(nats: NatsSe
 
     async with que.Que(nats.url) as client, working(nats.url, doubling()), working(nats.url, failing):
         await que.gather(*declared(client).submit_many(range(50)))
-        await declared(client).submit(1, delay=0.1)
+        await client.submit(que.Job("double", int, int), 1, delay=0.1)
         with pytest.raises(que.JobFailed):
             await declared(client, "fail").submit(1)
         cancelled = declared(client, "nobody").submit(1)
         await cancelled.accepted()
         assert await cancelled.cancel()
         with pytest.raises(que.JobExpired):
-            await declared(client, "no one").submit(1, expires=0.05)
+            await declared(client, "no-one").submit(1, expires=0.05)
         await until(lambda: not any(nats.streams().values()))
     assert nats.streams() == dict.fromkeys(STREAMS, 0)
 
@@ -172,10 +173,14 @@ async def test_a_result_is_unknown_once_its_own_time_is_over_though_its_stream_k
         receipt = await job.send(1, result_ttl=0.3)
         assert await client.handle(job, receipt) == 2
         with pytest.raises(que.JobUnknown):
-            async with asyncio.timeout(20):
-                while True:
-                    await client.handle(job, receipt)
-                    await asyncio.sleep(0.02)
+            await asked_until_it_fails(client, job, receipt)
+
+
+async def asked_until_it_fails(app: que.Que[None], job: que.Job[int, int], receipt: que.Receipt) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await app.handle(job, receipt)
+            await asyncio.sleep(0.02)
 
 
 @in_loop
@@ -185,7 +190,9 @@ async def test_two_installations_with_their_own_prefixes_share_a_server_and_no_j
     other.handler(lambda number: -1)
     async with que.Que(urls[0]) as client, working(urls[0], doubling()), working(urls[1], other):
         assert await que.gather(*declared(client).submit_many(range(20))) == tuple(range(0, 40, 2))
-    assert set(nats.streams()) == {f"{prefix}_{name}" for prefix in ("one", "two") for name in ("jobs", "dead", "notes")}
+    assert set(nats.streams()) == {
+        f"{prefix}_{name}" for prefix in ("one", "two") for name in ("jobs", "dead", "notes")
+    }
 
 
 @in_loop
@@ -207,10 +214,9 @@ async def test_a_job_that_another_language_published_runs_under_the_streams_name
 @in_loop
 async def test_a_payload_of_the_greatest_size_goes_there_and_back_and_a_larger_result_fails(url: str) -> None:
     async with que.Que(url) as client:
-        most = client.driver("nats").capabilities.max_payload if hasattr(client, "driver") else 1_048_576 - 16_384
-        assert most is not None
+        most = 1_048_576 - names.HEADER_BYTES
         raw = que.Job("raw", bytes, bytes, serializer=que.RAW)
-        raw.handler(lambda data: data + b"x" * (len(data) % 2))
+        raw.handler(lambda data: data or b"x" * (most + 1))
         async with que.Que(url) as app:
             app.add(raw)
             async with app.worker():
@@ -218,6 +224,8 @@ async def test_a_payload_of_the_greatest_size_goes_there_and_back_and_a_larger_r
                 assert len(await job.submit(b"y" * most)) == most
                 with pytest.raises(que.Rejected, match="more than"):
                     job.submit(b"y" * (most + 1))
+                with pytest.raises(que.ResultInvalid, match="more than"):
+                    await job.submit(b"")
 
 
 @in_loop
@@ -235,7 +243,7 @@ async def test_more_slots_than_one_lane_has_jobs_are_filled_from_the_others(url:
         for job in jobs:
             job.handler(hold)
             app.add(job)
-        handles = [declared(client, name).submit(1) for name in "abc" for _ in range(4)]
+        handles = [handle for name in "abc" for handle in declared(client, name).submit_many([1] * 4)]
         async with app.worker(concurrency=10):
             await until(lambda: running == 10)
             gate.set()

@@ -45,7 +45,7 @@ class NatsConsumer:
         slots: int,
         notices: ConsumerSink,
     ) -> None:
-        self.functions = tuple(functions)
+        self.functions: tuple[str, ...] = tuple(functions)
         self.held: dict[int, Delivery] = {}
         self.told: dict[int, tuple[int, int]] = {}
         self._link = link
@@ -63,7 +63,7 @@ class NatsConsumer:
         self._change = asyncio.Event()
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
-        self.closed = False
+        self.closed: bool = False
         self._error: BaseException | None = None
         self._relief: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -165,14 +165,14 @@ class NatsConsumer:
                 if lane.scouting and lane.wait_seconds() <= 0:
                     lane.overdue()
 
-    def _arrive(self, lane: Lane, message: Msg) -> None:
+    def _arrive(self, lane: Lane, message: Msg, since: float) -> None:
         """A lane has news; what is no plain first delivery is looked into first."""
         self._change.set()
         if not message.reply.startswith("$JS.ACK."):
             return
         headers = message.headers or {}
         delivered, number = names.parse_ack(message.reply)
-        deadline = self._loop.time() + self._options.lease
+        deadline = since + self._options.lease
         lease = Lease(number, message.reply, delivered, 0, deadline, headers, lane.lane)
         if delivered > 1 or names.DUE in headers or names.EXPIRES in headers:
             self._examined += 1

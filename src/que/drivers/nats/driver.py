@@ -185,6 +185,7 @@ class NatsDriver:
         opened = self._opened()
         if not opened.consumers:
             await opened.link.listen(f"{self._options.prefix}.ask", opened.hear)
+            opened.link.keep_time(self._options.lease / 8)
         consumer = NatsConsumer(opened.link, opened.streams, opened.session, opened.options, functions, slots, notices)
         try:
             await consumer.open()

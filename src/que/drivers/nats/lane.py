@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from nats.aio.msg import Msg
@@ -15,25 +16,28 @@ SCOUT_SECONDS = 10.0
 _LATE_SECONDS = 2.0
 _NANOSECONDS = 1_000_000_000
 
-Got = Callable[["Lane", Msg], None]
+Got = Callable[["Lane", Msg, float], None]
 
 
 class Lane:
     """`hot`: there may be jobs, so look. When there were none, a scout waits: a pull for one job, whenever it comes.
 
     A look ends with the answer that there is no more. A scout is called off by no longer listening where it would
-    answer; what was on its way arrives still.
+    answer; what was on its way arrives still. `got` is given each job with a time of the loop that was before the
+    server let go of it.
     """
 
     def __init__(self, link: Link, streams: Streams, function: str, lane: str, got: Got) -> None:
-        self.function = function
-        self.hot = True
+        self.function: str = function
+        self.hot: bool = True
         self._link = link
         self._streams = streams
-        self.lane = lane
+        self.lane: str = lane
         self._got = got
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{streams.jobs}.{names.durable(function, lane)}"
         self._ear: Ear | None = None
+        self._generation = 0
+        self._asked_at = 0.0
         self._missing = 0
         self._looking: asyncio.Future[None] | None = None
         self._scout_until: float | None = None
@@ -51,7 +55,9 @@ class Lane:
                 await self._streams.open_consumer(self.function, self.lane)
             self._is_open = True
         if self._ear is None:
-            self._ear = await self._link.listen(f"_INBOX.{os.urandom(12).hex()}", self._hear)
+            self._generation += 1
+            hear = partial(self._hear, self._generation)
+            self._ear = await self._link.listen(f"_INBOX.{os.urandom(12).hex()}", hear)
 
     def restart(self) -> None:
         """The connection is gone, and with it what was asked over it."""
@@ -65,6 +71,7 @@ class Lane:
         assert self._ear is not None, "not open"
         self._missing = limit
         self._looking = self._loop.create_future()
+        self._asked_at = self._loop.time()
         try:
             await self._link.publish(self._next, b'{"batch":%d,"no_wait":true}' % limit, self._ear.subject)
             async with asyncio.timeout(_LATE_SECONDS):
@@ -91,7 +98,8 @@ class Lane:
     async def scout(self) -> None:
         """Have the next job given to `got`, which makes the lane hot; raises Silence."""
         assert self._ear is not None, "not open"
-        self._scout_until = self._loop.time() + SCOUT_SECONDS + _LATE_SECONDS
+        self._asked_at = self._loop.time()
+        self._scout_until = self._asked_at + SCOUT_SECONDS + _LATE_SECONDS
         question = msgspec.json.encode({"batch": 1, "expires": int(SCOUT_SECONDS * _NANOSECONDS)})
         await self._link.publish(self._next, question, self._ear.subject)
 
@@ -104,12 +112,18 @@ class Lane:
     async def call_off(self) -> None:
         """Return once nothing more can arrive."""
         ear, self._ear = self._ear, None
+        self._generation += 1
         self._scout_until = None
         self.hot = True
         if ear is not None:
             await ear.close()
 
-    def _hear(self, message: Msg) -> None:
+    def _hear(self, generation: int, message: Msg) -> None:
+        if generation != self._generation:
+            # What a scout brings that was called off.
+            self._got(self, message, self._link.as_of)
+            return
+        since = max(self._asked_at, self._link.as_of)
         if message.reply.startswith("$JS.ACK."):
             if self._looking is not None:
                 self._missing -= 1
@@ -118,7 +132,7 @@ class Lane:
             else:
                 self._scout_until = None
                 self.hot = True
-            self._got(self, message)
+            self._got(self, message, since)
             return
         status = (message.headers or {}).get("Status")
         if self._looking is not None:
@@ -128,7 +142,7 @@ class Lane:
             self._scout_until = None
             self.hot = True
             self._is_open &= status == "408"
-            self._got(self, message)
+            self._got(self, message, since)
 
     def _end_look(self) -> None:
         if self._looking is not None and not self._looking.done():

@@ -22,13 +22,14 @@ try:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
     from nats.errors import Error as NatsError
-except ImportError as error:
-    raise ConfigurationError("nats:// needs nats-py: pip install que-jobs[nats]") from error
+except ImportError as _error:
+    raise ConfigurationError("nats:// needs nats-py: pip install que-jobs[nats]") from _error
 
 _log = logging.getLogger("que")
 
-OLDEST_SERVER = (2, 9)
+_OLDEST_SERVER = (2, 9)
 _FIRST_PAUSE_SECONDS = 0.05
+_LEADERLESS_SECONDS = 2.0
 _JS = "$JS.API."
 
 Heard = Callable[[Msg], None]
@@ -64,10 +65,10 @@ class Answer(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-NO_STREAM = Ack(error=ApiError(503, 503, "no stream listens there"))
+NO_STREAM = Ack(error=ApiError(503, 503, "nobody answers: is JetStream enabled?"))
 Outgoing = tuple[str, bytes, dict[str, str] | None]
 
-decode_ack = msgspec.json.Decoder(Ack).decode
+_decode_ack = msgspec.json.Decoder(Ack).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
@@ -106,7 +107,7 @@ class Link:
     """`up` is set while there is a connection. `on_up` and `on_down` are called at each beginning and end of one."""
 
     def __init__(self, name: str, options: NatsOptions) -> None:
-        self.up = asyncio.Event()
+        self.up: asyncio.Event = asyncio.Event()
         self.on_up: Callable[[], Awaitable[None]] | None = None
         self.on_down: Callable[[], None] | None = None
         self._name = name
@@ -121,6 +122,24 @@ class Link:
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._pulse: asyncio.Task[None] | None = None
+        self._as_of = self._loop.time()
+
+    @property
+    def as_of(self) -> float:
+        """The loop's time before which nothing that is heard from now on can have left the server."""
+        return self._as_of
+
+    def keep_time(self, seconds: float) -> None:
+        """Let as_of be at most so old, and a little, however quiet it is."""
+        if self._pulse is None:
+            self._pulse = self._loop.create_task(self._beat(seconds))
+
+    async def _beat(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(Silence):
+                await self.publish_all([])
 
     async def open(self) -> None:
         """Reach one of the servers; raises ConnectError."""
@@ -136,9 +155,10 @@ class Link:
     async def close(self) -> None:
         """Let what was written leave, and connect no more."""
         self._closed = True
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            await asyncio.wait([self._reconnecting])
+        for task in (self._reconnecting, self._pulse):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         if self._client is not None:
             await self._client.close()
         self._end()
@@ -189,11 +209,13 @@ class Link:
         arrived: asyncio.Future[Msg | None] = self._loop.create_future()
         token = self._expect(lambda message: None if arrived.done() else arrived.set_result(message))
         packets = [_packet(subject, "", None, body) for subject, body in messages]
+        sent = self._loop.time()
         try:
             await self._write([*packets, _packet(f"{self._inbox}.{token}", "", None, b"")])
             async with asyncio.timeout(self._options.timeout):
                 if await arrived is None:
                     raise Silence(f"{self._name} went away", sent=True)
+            self._as_of = max(self._as_of, sent)
         except TimeoutError:
             raise Silence(f"{self._name} has not answered for {self._options.timeout:g} s", sent=True) from None
         finally:
@@ -273,11 +295,18 @@ class Link:
         return message
 
     async def api(self, verb: str, question: Mapping[str, object] | None = None) -> tuple[bytes, ApiError | None]:
-        """Return JetStream's answer, and the error that it holds; raises Silence."""
-        message = await self.ask(_JS + verb, msgspec.json.encode(question or {}))
-        if _is_unheard(message):
-            return b"{}", NO_STREAM.error
-        return message.data, _decode_answer(message.data).error
+        """Return JetStream's answer, and the error that it holds; raises Silence.
+
+        After a restart, and while a cluster has no leader, nobody answers for a moment.
+        """
+        await self.ready(self._options.timeout)
+        patience = self._loop.time() + min(_LEADERLESS_SECONDS, self._options.timeout)
+        while True:
+            message = await self.ask(_JS + verb, msgspec.json.encode(question or {}))
+            error = NO_STREAM.error if _is_unheard(message) else _decode_answer(message.data).error
+            if error is None or error.code != 503 or self._loop.time() > patience:
+                return message.data or b"{}", error
+            await asyncio.sleep(_FIRST_PAUSE_SECONDS)
 
     def _expect(self, heard: Callable[[Msg | None], None]) -> str:
         self._numbers += 1
@@ -293,6 +322,7 @@ class Link:
     async def _connect(self, server: str) -> None:
         options = self._options
         client = Client()
+        begun = self._loop.time()
         said: list[Exception] = []
 
         async def on_error(error: Exception) -> None:
@@ -327,7 +357,7 @@ class Link:
                 )
                 self._refuse_plain(client)
                 version = client.connected_server_version
-                if (version.major or 0, version.minor or 0) < OLDEST_SERVER:
+                if (version.major or 0, version.minor or 0) < _OLDEST_SERVER:
                     raise _Unfit(f"the server is {version}, and 2.9 or later is needed")
                 while deaf := [ear for ear in self._ears if ear.client is not client]:
                     for ear in deaf:
@@ -344,6 +374,7 @@ class Link:
         if client.is_closed:
             raise said[-1] if said else OSError("the server closed the connection")
         self._client = client
+        self._as_of = begun
         self.up.set()
 
     def _secret(self, client: Client, secret: str) -> str:
@@ -407,4 +438,4 @@ def _is_unheard(message: Msg) -> bool:
 
 
 def _ack(message: Msg) -> Ack:
-    return NO_STREAM if _is_unheard(message) else decode_ack(message.data)
+    return NO_STREAM if _is_unheard(message) else _decode_ack(message.data)

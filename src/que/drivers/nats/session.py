@@ -38,10 +38,15 @@ _LOST: dict[str, type[JobError]] = {"expired": JobExpired, "cancelled": JobCance
 _CHAPTERS = frozenset({"progress", "chunk", "warned"})
 
 News = tuple[str, str, bytes]
-encode_news = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode
 _decode_news = msgspec.msgpack.Decoder(list[News]).decode
 _decode_failure = msgspec.json.Decoder(Failed).decode
 _decode_progress = msgspec.json.Decoder(tuple[int, int]).decode
+
+
+def encode_news(news: Sequence[News]) -> bytes:
+    """Return what tells these on one subject."""
+    return _encode(news)
 
 
 class _Wait(msgspec.Struct, eq=False):
@@ -57,7 +62,7 @@ class Session:
     """Submits, hears the ends of jobs on a subject of its own, and those of others' jobs where it watches them."""
 
     def __init__(self, link: Link, streams: Streams, options: NatsOptions, events: EventSink) -> None:
-        self.store = Store(link, streams, options.prefix)
+        self.store: Store = Store(link, streams, options.prefix)
         self._link = link
         self._streams = streams
         self._options = options

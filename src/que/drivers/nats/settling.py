@@ -180,9 +180,14 @@ class Settling:
 
     def _start_telling(self) -> None:
         self._telling = False
-        task = self._loop.create_task(self._link.publish_all(self._told()))
+        task = self._loop.create_task(self._tell())
         self._tasks.add(task)
         task.add_done_callback(self._has_told)
+
+    async def _tell(self) -> None:
+        # Nothing comes between the look and the write: what settle() tells later is written later.
+        if told := self._told():
+            await self._link.publish_all(told)
 
     def _has_told(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

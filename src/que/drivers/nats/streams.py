@@ -12,7 +12,7 @@ _NOTE_SECONDS = 400 * 86_400
 _NOT_FOUND = frozenset({10014, 10059})
 _SAME_NAME = 10058
 
-LEASES_DIFFER = "consumer {name} of stream {stream} has ack_wait={there:g} s: use lease={there:g}, or remove it"
+_LEASES_DIFFER = "consumer {name} of stream {stream} has ack_wait={there:g} s: use lease={there:g}, or remove it"
 
 
 class _StreamConfig(msgspec.Struct):
@@ -58,8 +58,9 @@ class Streams:
     """What an installation has on the server, each found or made once."""
 
     def __init__(self, link: Link, options: NatsOptions) -> None:
-        prefix = options.prefix
-        self.jobs, self.dead, self.notes = f"{prefix}_jobs", f"{prefix}_dead", f"{prefix}_notes"
+        self.jobs: str = f"{options.prefix}_jobs"
+        self.dead: str = f"{options.prefix}_dead"
+        self.notes: str = f"{options.prefix}_notes"
         self._link = link
         self._options = options
         self._results: set[int] = set()
@@ -127,7 +128,7 @@ class Streams:
                 raise Refused(f"consumer {name}: {_said(error)}")
             info = _read_consumer(answer)
         if info.config.ack_wait != ack_wait:
-            raise Refused(LEASES_DIFFER.format(name=name, stream=self.jobs, there=info.config.ack_wait / _NANOSECONDS))
+            raise Refused(_LEASES_DIFFER.format(name=name, stream=self.jobs, there=info.config.ack_wait / _NANOSECONDS))
 
     async def consumer(self, function: str, lane: str) -> ConsumerInfo | None:
         """Return what a lane's consumer has done, None if nobody ever worked there; raises Silence."""
