@@ -71,7 +71,8 @@ async def test_jobs_that_wait_when_the_server_restarts_are_told_to_their_submitt
 ) -> None:
     server = own_nats()
     async with opened(server.url) as (client, told), opened(server.url) as (worker, _):
-        await client.submit([envelope()])
+        # Kept, for the worker may be back before the client.
+        await client.submit([envelope(result_ttl=60)])
         await asyncio.to_thread(server.restart)
         taker = await consumer(worker)
         await taker.settle([(await one(taker), Completed(b"good"))])
