@@ -176,6 +176,13 @@ async def test_a_result_is_unknown_once_its_own_time_is_over_though_its_stream_k
             await asked_until_it_fails(client, job, receipt)
 
 
+@in_loop
+async def test_a_result_that_is_to_be_kept_for_longer_than_any_stream_keeps_it_is_refused(url: str) -> None:
+    async with que.Que(url) as client:
+        with pytest.raises(que.Rejected, match="400 days"):
+            await declared(client).send(1, result_ttl=401 * 86_400)
+
+
 async def asked_until_it_fails(app: que.Que[None], job: que.Job[int, int], receipt: que.Receipt) -> None:
     async with asyncio.timeout(20):
         while True:

@@ -113,7 +113,7 @@ class Session:
             await self._link.ready(options.timeout)
         except Silence as silence:
             raise NotSent(str(silence)) from silence
-        left = list(envelopes)
+        left = [envelope for envelope in envelopes if self._may_be_kept(envelope)]
         while left:
             unheard = await self._store(left)
             if not unheard:
@@ -126,6 +126,13 @@ class Session:
             await self._open_streams()
         for envelope in left:
             self._refuse(envelope, NotSent(f"no stream takes jobs at {options.prefix}.job.*.*"))
+
+    def _may_be_kept(self, envelope: Envelope) -> bool:
+        keeps = (envelope.result_ttl or 0) <= names.LONGEST_RESULT_TTL
+        if not keeps:
+            days = names.LONGEST_RESULT_TTL // 86_400
+            self._refuse(envelope, Rejected(f"result_ttl={envelope.result_ttl:g}: NATS keeps results for {days} days"))
+        return keeps
 
     async def _open_streams(self) -> None:
         try:
