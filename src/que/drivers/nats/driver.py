@@ -136,7 +136,7 @@ class NatsDriver:
             durable=native if self._durable else Support.NONE,
             attempts=native,
             results_pushed=native,
-            results_stored=emulated,
+            results_stored=native,
             delay=emulated,
             delayed_results=emulated,
             unique=native,
