@@ -13,7 +13,7 @@ from que.driver import open_driver
 from que.drivers.amqp.wire import Method
 from que.model import Completed, DeadLetter, Envelope, Failed, Settled
 from que.testing.sinks import Notices, Recorder
-from tests.amqp.raw import depth, prefix_of, raw_channel
+from tests.amqp.raw import depth, prefix_of, raw_channel, take
 from tests.amqp.server import RabbitMQ, rabbitmq
 from tests.amqp.test_jobs import declared, doubling, working
 from tests.servers import free_port
@@ -162,3 +162,45 @@ async def test_a_server_short_of_memory_holds_jobs_back_and_takes_them_afterward
         await accepting
         async with raw_channel(strict.url) as channel:
             assert await depth(channel, "blocked.double") == 4
+
+
+@in_loop
+async def test_a_job_that_no_worker_survives_is_buried_by_the_server_itself(url: str) -> None:
+    async with que.Que(url) as client, raw_channel(url) as channel:
+        job = declared(client)
+        await job.send(7)
+        queue = f"{prefix_of(url)}.double"
+        for _ in range(101):
+            taken = await take(channel, queue)
+            channel.send(Method.BASIC_NACK, taken.args[0], False, True)
+        async with asyncio.timeout(20):
+            while not (letters := await client.dead_letters(job)):
+                await asyncio.sleep(0.01)
+        assert (letters[0].payload, letters[0].failure.kind) == (b"7", "crashed")
+
+
+@in_loop
+async def test_a_node_that_stands_still_costs_its_workers_their_jobs_and_its_submitters_their_answers(
+    strict: RabbitMQ,
+) -> None:
+    events, notices = Recorder(), Notices()
+    driver = open_driver(Address.parse(f"{strict.url}?prefix=frozen&heartbeat=1&timeout=2&backoff=0.1"))
+    await driver.connect(events)
+    try:
+        consumer = await driver.register(["f"], 1, notices)
+        await driver.submit([Envelope("a", "f", b"1")])
+        (taken,) = await consumer.reserve(1)
+        with strict.stopped():
+            await driver.submit([Envelope("b", "f", b"2")])
+            assert isinstance(events.ends["b"], que.SubmitAmbiguous)
+            await until(lambda: "a" in events.ends)
+            assert isinstance(events.ends["a"], que.ConnectionLost)
+            await until(lambda: notices.gone == [taken])
+            assert await consumer.settle([(taken, Completed(b"stale"))]) == [Settled.LOST]
+        done: set[bytes] = set()
+        while b"1" not in done:
+            for delivery in await asyncio.wait_for(consumer.reserve(1), 20):
+                done.add(delivery.payload)
+                await consumer.settle([(delivery, Completed(b"null"))])
+    finally:
+        await driver.disconnect()

@@ -20,7 +20,7 @@ import msgspec
 from pamqp.common import FieldTable
 
 from que.drivers.amqp.channel import Channel
-from que.drivers.amqp.wire import Message, Properties, properties_bytes
+from que.drivers.amqp.wire import Message, Properties, properties_bytes, short_string
 from que.model import Delivery, Envelope, Failed
 
 REPLY_TO = "amq.rabbitmq.reply-to"
@@ -56,23 +56,39 @@ class Lease(NamedTuple):
 
 def job_properties(envelope: Envelope, now: float) -> bytes:
     """Return the properties of a job's message."""
-    headers: FieldTable | None = None
-    if envelope.expires is not None or envelope.run_timeout is not None:
-        headers = {}
-        if envelope.expires is not None:
-            headers[EXPIRES] = int(1000 * expires_at(envelope, now))
-        if envelope.run_timeout is not None:
-            headers[RUN_TIMEOUT] = max(1, int(1000 * envelope.run_timeout))
-    return properties_bytes(
-        Properties(
-            headers=headers,
-            delivery_mode=_PERSISTENT,
-            correlation_id=envelope.id,
-            reply_to=None if envelope.background else REPLY_TO,
-            message_id=envelope.id,
-            app_id=APP,
-        )
+    reply_to = None if envelope.background else REPLY_TO
+    if envelope.expires is None and envelope.run_timeout is None:
+        # Nearly every job: only the id is its own.
+        start, middle, end = _PLAIN[reply_to]
+        id = short_string(envelope.id)
+        return b"".join((start, id, middle, id, end))
+    headers: FieldTable = {}
+    if envelope.expires is not None:
+        headers[EXPIRES] = int(1000 * expires_at(envelope, now))
+    if envelope.run_timeout is not None:
+        headers[RUN_TIMEOUT] = max(1, int(1000 * envelope.run_timeout))
+    return properties_bytes(_job_properties(envelope.id, reply_to, headers))
+
+
+def _job_properties(id: str, reply_to: str | None, headers: FieldTable | None) -> Properties:
+    return Properties(
+        headers=headers,
+        delivery_mode=_PERSISTENT,
+        correlation_id=id,
+        reply_to=reply_to,
+        message_id=id,
+        app_id=APP,
     )
+
+
+def _around_ids(reply_to: str | None) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before, between and behind the two ids in a plain job's properties."""
+    id = "<id>"
+    start, middle, end = properties_bytes(_job_properties(id, reply_to, None)).split(short_string(id))
+    return start, middle, end
+
+
+_PLAIN = {reply_to: _around_ids(reply_to) for reply_to in (None, REPLY_TO)}
 
 
 def expires_at(envelope: Envelope, now: float) -> float:

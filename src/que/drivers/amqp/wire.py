@@ -174,6 +174,8 @@ Event = Command | Message | Heartbeat
 
 _frame_head = struct.Struct(">BHI")
 _frame_head_and_method = struct.Struct(">BHII")
+_method_index = struct.Struct(">I")
+_tag_and_bits = struct.Struct(">QB")
 _content_head = struct.Struct(">HHQH")
 _INTEGERS = {"o": struct.Struct(">B"), "h": struct.Struct(">H"), "l": struct.Struct(">I"), "q": struct.Struct(">Q")}
 
@@ -294,12 +296,13 @@ class Reader:
             data = self._rest + data
         events: list[Event] = []
         start, end = 0, len(data)
+        # During the handshake the server may send its own, larger, property table.
+        most = max(self.frame_max, MIN_FRAME_MAX * 4) - _FRAME_OVERHEAD
         while end - start >= _FRAME_OVERHEAD:
             kind, channel, size = _frame_head.unpack_from(data, start)
-            if data[start : start + 4] == b"AMQP":
-                raise ProtocolError(f"the server speaks another version of AMQP: {data[start : start + 8]!r}")
-            # During the handshake the server may send its own, larger, property table.
-            if size + _FRAME_OVERHEAD > max(self.frame_max, MIN_FRAME_MAX * 4):
+            if size > most:
+                if data.startswith(b"AMQP", start):
+                    raise ProtocolError(f"the server speaks another version of AMQP: {data[start : start + 8]!r}")
                 raise ProtocolError(f"a frame of {size} bytes, more than the {self.frame_max} agreed upon")
             stop = start + 7 + size
             if stop >= end:
@@ -331,7 +334,10 @@ class Reader:
             raise ProtocolError(f"a frame of type {kind} cannot be read: {error!r}") from error
 
     def _method(self, channel: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
-        (index,) = _INTEGERS["l"].unpack_from(data, start)
+        (index,) = _method_index.unpack_from(data, start)
+        if index == Method.BASIC_DELIVER and channel not in self._contents:
+            self._contents[channel] = _Content(Method.BASIC_DELIVER, _read_delivery(data, start + 4, stop))
+            return
         method = _METHODS.get(index)
         if method is None:
             raise ProtocolError(f"method {index >> 16}.{index & 0xFFFF}, which que does not know")
@@ -394,6 +400,23 @@ def _read_arguments(kinds: str, data: bytes, at: int, stop: int) -> tuple[Value,
     return tuple(values)
 
 
+def _read_delivery(data: bytes, at: int, stop: int) -> tuple[Value, ...]:
+    """Return the arguments of BASIC_DELIVER, which is most of what comes, in a third of the time."""
+    middle = at + 1 + data[at]
+    tag, redelivered = _tag_and_bits.unpack_from(data, middle)
+    exchange = middle + 10 + data[middle + 9]
+    key = exchange + 1 + data[exchange]
+    if key > stop:
+        raise ProtocolError("a method longer than its frame")
+    return (
+        str(data[at + 1 : middle], "utf-8"),
+        tag,
+        redelivered & 1 == 1,
+        str(data[middle + 10 : exchange], "utf-8"),
+        str(data[exchange + 1 : key], "utf-8"),
+    )
+
+
 def _read_properties(flags: int, data: bytes, at: int, stop: int) -> Properties:
     known = _SHAPES.get(flags)
     if known is None:
@@ -401,23 +424,19 @@ def _read_properties(flags: int, data: bytes, at: int, stop: int) -> Properties:
             raise ProtocolError("more properties than the specification has")
         if len(_SHAPES) > _MOST_SHAPES:
             _SHAPES.clear()
-        known = _SHAPES[flags] = [_READ[kind] if flags & flag else None for _, flag, kind in _PROPERTIES]
-    values: list[Value | None] = []
-    for read in known:
-        if read is None:
-            values.append(None)
-        else:
-            value, at = read(data, at)
-            values.append(value)
+        known = _SHAPES[flags] = [(name, _READ[kind]) for name, flag, kind in _PROPERTIES if flags & flag]
+    values: dict[str, Value] = {}
+    for name, read in known:
+        values[name], at = read(data, at)
     if at > stop:
         raise ProtocolError("properties longer than their frame")
-    return cast(Callable[..., Properties], Properties)(*values)
+    return cast(Callable[..., Properties], Properties)(**values)
 
 
 _Read = Callable[[bytes, int], tuple[Value, int]]
 _MOST_SHAPES = 256
 # How to read the properties that a flag word names; few combinations ever occur.
-_SHAPES: dict[int, list[_Read | None]] = {}
+_SHAPES: dict[int, list[tuple[str, _Read]]] = {}
 
 
 def _read_short_string(data: bytes, at: int) -> tuple[str, int]:
