@@ -22,9 +22,13 @@ class Worker(Protocol):
     def start(self) -> None: ...
 
 
-def declared(url: str, redis_port: str, function: str) -> tuple[object, Actor]:
+def declared(url: str, redis_port: str, function: str, mode: str) -> tuple[object, Actor]:
     dramatiq = import_module("dramatiq")
-    broker = import_module("dramatiq.brokers.rabbitmq").RabbitmqBroker(url=url)
+    broker = import_module("dramatiq.brokers.rabbitmq").RabbitmqBroker(
+        # Without it nobody knows whether the server has a job; where its result is awaited, that does not matter.
+        url=url,
+        confirm_delivery=mode == "send",
+    )
     backend = import_module("dramatiq.results.backends").RedisBackend(port=int(redis_port))
     broker.add_middleware(import_module("dramatiq.results").Results(backend=backend))
     dramatiq.set_broker(broker)
@@ -54,7 +58,7 @@ MODES = {"submit": call, "send": send}
 
 def main(role: str, url: str, redis_port: str, function: str, mode: str) -> None:
     logging.disable(logging.WARNING)
-    broker, actor = declared(url, redis_port, function)
+    broker, actor = declared(url, redis_port, function, mode)
     if role == "worker":
         worker = cast(Worker, import_module("dramatiq").Worker(broker, worker_threads=8))
         worker.start()

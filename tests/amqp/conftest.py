@@ -1,4 +1,4 @@
-"""One RabbitMQ node for the whole run, and a prefix of its own for each test; one that a test may stop."""
+"""One RabbitMQ node for the whole run, and a prefix of its own for each test."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -19,10 +19,3 @@ def node() -> Iterator[RabbitMQ]:
 def url(node: RabbitMQ) -> str:
     """A driver's URL with a prefix that no other test has."""
     return f"{node.url}?prefix=t{uuid4().hex[:8]}&backoff=0.2"
-
-
-@pytest.fixture(scope="session")
-def frail_node() -> Iterator[RabbitMQ]:
-    """A node that a test may kill, and starts again before it ends."""
-    with rabbitmq() as server:
-        yield server

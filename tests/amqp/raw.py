@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from que.address import Address, Host
+from que.address import Address
 from que.drivers.amqp.channel import Channel
 from que.drivers.amqp.connection import dial
 from que.drivers.amqp.options import Options
@@ -45,10 +45,6 @@ async def depth(channel: Channel, queue: str) -> int:
     _, ready, _ = await channel.call(Method.QUEUE_DECLARE, 0, queue, True, False, False, False, False, {})
     assert isinstance(ready, int)
     return ready
-
-
-def host_of(url: str) -> Host:
-    return Address.parse(url).hosts[0]
 
 
 def prefix_of(url: str) -> str:
