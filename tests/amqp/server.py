@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.servers import end, free_port, require, spawn
+from tests.servers import end, free_port, require, spawn, wait_until
 
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 _START_SECONDS = 60.0
@@ -95,11 +95,14 @@ class RabbitMQ:
     @contextlib.contextmanager
     def stopped(self) -> Generator[None]:
         """The node stands still, its sockets open, until the block ends."""
-        os.kill(self.pid, signal.SIGSTOP)
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
         try:
+            # Each of its threads runs on, and may answer, until the kernel has stopped it.
+            wait_until(lambda: _stands_still(pid), "every thread of RabbitMQ to stand still")
             yield
         finally:
-            os.kill(self.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     def control(self, *arguments: str) -> str:
         """Return what rabbitmqctl prints; it takes a second or more."""
@@ -167,6 +170,11 @@ class RabbitMQ:
             connection.sendall(b"AMQP\x00\x00\x09\x01")
             return connection.recv(1) == b"\x01"
         return False
+
+
+def _stands_still(pid: int) -> bool:
+    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats} == {"T"}
 
 
 @contextlib.contextmanager

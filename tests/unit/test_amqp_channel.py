@@ -193,3 +193,28 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_not_go_to_the_next_
     channel.handle(Command(1, Method.BASIC_CANCEL_OK, ("1",)))
     channel.handle(Command(1, Method.QUEUE_DELETE_OK, (7,)))
     assert await second == (7,)
+
+
+@in_loop
+async def test_a_batch_that_has_to_wait_for_room_is_not_overtaken_by_the_next_one() -> None:
+    out, channel, carrier = publisher()
+    big = "x" * 300_000
+
+    written = carrier.write
+
+    def write(data: bytes) -> None:
+        written(data)
+        carrier.block()
+
+    carrier.write = write  # type: ignore[method-assign]  # the server blocks after each write
+    first = asyncio.ensure_future(out.publish(*messages("1" + big, "2" + big)))
+    await ticks()
+    second = asyncio.ensure_future(out.publish(*messages("3")))
+    await ticks()
+    for _ in range(3):
+        carrier.unblock()
+        await ticks()
+    confirm(channel, 3, multiple=True)
+    assert fates(await first) == [Fate.SAFE, Fate.SAFE]
+    assert fates(await second) == [Fate.SAFE]
+    assert [body[:1] for body in carrier.bodies()] == [b"1", b"2", b"3"]
