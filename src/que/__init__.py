@@ -33,6 +33,7 @@ from que.errors import (
     SubmitError,
     UnknownDriver,
     UnsupportedFeature,
+    WorkerLost,
     WrongLoop,
 )
 from que.flow import Flow, FlowFailure, Gathered, together
@@ -125,6 +126,7 @@ __all__ = [
     "UnsupportedFeature",
     "Warned",
     "Worker",
+    "WorkerLost",
     "WrongLoop",
     "as_completed",
     "gather",

@@ -396,9 +396,10 @@ class Que(Generic[StateT]):
             )
         return backend
 
-    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker[StateT]:
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> Worker[StateT]:
         """Return a Worker of every job that has a handler here, at most `concurrency` at once per backend.
 
+        Jobs whose executor is "process" run in `children` processes per backend, by default one per processor.
         `await worker.run()` until stop() is called, or `async with` it. Raises ConfigurationError if there is none.
         """
         work = [
@@ -408,6 +409,7 @@ class Que(Generic[StateT]):
         worker = Worker(
             [(backend, jobs) for backend, jobs in work if jobs],
             concurrency=concurrency,
+            children=children,
             lifespan=self._lifespan,
             middleware=self._middleware,
             blocking=self._blocking_inside,
@@ -415,9 +417,9 @@ class Que(Generic[StateT]):
         self._workers.add(worker)
         return worker
 
-    async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+    async def work(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> None:
         """Work this app's jobs until cancelled; connects first, and disconnects at the end, if need be."""
-        worker = self.worker(concurrency=concurrency)
+        worker = self.worker(concurrency=concurrency, children=children)
         if self._state is _State.CONNECTED:
             await worker.run()
         else:

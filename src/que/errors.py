@@ -24,6 +24,7 @@ QueError
 │   ├── JobCancelled          it was cancelled
 │   ├── JobUnknown            the engine knows nothing of it: its result was not kept, or no longer
 │   ├── ConnectionLost        it was accepted and can no longer be watched: it may still run
+│   ├── WorkerLost            the process that ran it died: what a middleware and Retry(on=…) see of that
 │   └── ResultTimeout         the caller stopped waiting; the job goes on
 ├── PacketError               a packet of ours that would break the protocol, refused before a byte left
 └── ProtocolError             bytes of the peer that break the protocol
@@ -179,6 +180,10 @@ class JobUnknown(JobError):
 
 class ConnectionLost(JobError):
     """The job was accepted, and the connection that watched it is gone: it may still run, its result is lost to us."""
+
+
+class WorkerLost(JobError):
+    """The process that ran the job died: its worker raises this, its submitter gets JobFailed of kind "crashed"."""
 
 
 class ResultTimeout(JobError, TimeoutError):

@@ -7,7 +7,19 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Concatenate, Generic, Never, ParamSpec, Protocol, TypedDict, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Concatenate,
+    Generic,
+    Literal,
+    Never,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    Unpack,
+    cast,
+    overload,
+)
 
 from typing_extensions import TypeVar
 
@@ -21,7 +33,7 @@ from que.outcome import Outcome, Sent
 from que.portal import BlockingHandle, BlockingSending
 from que.retry import NO_RETRY, Retry
 from que.serializer import JSON, PayloadError, Serializer
-from que.signature import checked_name, takes, type_name
+from que.signature import checked_name, place_of, takes, type_name
 
 if TYPE_CHECKING:
     from que.limits import Limits
@@ -46,23 +58,30 @@ class Blocking(Protocol):
     ) -> BlockingSending: ...
 
 
+class Posts(Protocol):
+    """Calls back in the thread that may emit; an event loop does."""
+
+    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all runs of one consumer share.
 
     `progress` and `chunks` are None where the driver named `driver` has no such channel. `redelivers`: whether the
     engine delays a redelivery, so that no worker has to. `thread` is the loop's ident. `stopped` tells whether a
-    delivery's run has been told to stop. `blocking` is the sync face of the app.
+    delivery's run has been told to stop. `blocking` is the sync face of the app, None in a child process, which has
+    neither that nor a state.
     """
 
     driver: str
-    loop: asyncio.AbstractEventLoop
+    loop: Posts
     thread: int
     progress: Emits | None
     chunks: Emits | None
     redelivers: bool
     stopped: Callable[[Delivery], bool]
-    blocking: Blocking
+    blocking: Blocking | None
 
 
 class Context(Generic[StateT_co]):
@@ -70,8 +89,7 @@ class Context(Generic[StateT_co]):
 
     `job`: its name. `job_id`: the submitter's id where the engine carries it. `attempt`: 1 for the first run. Where the
     engine cannot count, None for a job that has just come, which may have run elsewhere, then 2, 3, … as this worker
-    runs it again. `deadline`: the loop's time at which the run is stopped, or None. `state`: what the app's lifespan
-    yielded.
+    runs it again. `deadline`: the loop's time at which the run is stopped, or None.
     """
 
     __slots__ = (
@@ -79,12 +97,12 @@ class Context(Generic[StateT_co]):
         "_delivery",
         "_limit",
         "_retry",
+        "_state",
         "_surroundings",
         "attempt",
         "deadline",
         "job",
         "job_id",
-        "state",
     )
 
     def __init__(
@@ -99,7 +117,7 @@ class Context(Generic[StateT_co]):
         retry: Retry | None = None,
     ) -> None:
         self.job: str = job
-        self.state: StateT_co = state
+        self._state = state
         self.job_id: str = job_id
         self.attempt: int | None = attempt
         self.deadline: float | None = None
@@ -108,6 +126,13 @@ class Context(Generic[StateT_co]):
         self._surroundings = surroundings
         self._delivery = delivery
         self._retry = retry
+
+    @property
+    def state(self) -> StateT_co:
+        """What the app's lifespan yielded; raises UnsupportedFeature in a child process."""
+        if self._surroundings is not None and self._surroundings.blocking is None:
+            raise self._not_in_a_process("context.state", "the lifespan is open in the worker; open what you need here")
+        return self._state
 
     @property
     def cancelled(self) -> bool:
@@ -142,7 +167,13 @@ class Context(Generic[StateT_co]):
         """
         if self._surroundings is None:
             raise NotConnected("a context made by hand belongs to no worker, so there is nothing to submit to")
+        if self._surroundings.blocking is None:
+            raise self._not_in_a_process("context.blocking", "submit from a handler that runs in the worker")
         return self._surroundings.blocking
+
+    def _not_in_a_process(self, feature: str, hint: str) -> UnsupportedFeature:
+        assert self._surroundings is not None
+        return UnsupportedFeature(self._surroundings.driver, f'{feature} where executor="process"', hint)
 
     def progress(self, done: int, total: int) -> None:
         """Tell the submitter that `done` of `total` is done; raises UnsupportedFeature where the engine cannot."""
@@ -196,13 +227,17 @@ class Submitter(FlowSubmitter, Protocol):
     ) -> Sent[ParamsT]: ...
 
 
+ExecutorName = Literal["thread", "process"]
+
+
 class JobOptions(TypedDict, total=False):
     """The keywords of a declaration.
 
     `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW.
     `middleware` goes around this job's handler, inside the app's. `retry`: when a run that failed is tried again;
     without it, never. `concurrency`: runs at once in one worker. `rate`: runs that one worker begins in any such time,
-    like "100/m" or "5/10s". A job with one of the two has slots of its own. The rest are defaults of each call.
+    like "100/m" or "5/10s". A job with one of the two has slots of its own. `executor`: whether a `def` handler runs
+    in a thread of the worker, which is the default, or in a process. The rest are defaults of each call.
     """
 
     driver: str | None
@@ -215,6 +250,7 @@ class JobOptions(TypedDict, total=False):
     concurrency: int | None
     rate: str | None
     middleware: Sequence[Middleware[Never]]
+    executor: ExecutorName
 
 
 Call = Callable[[object, Context[object]], object]
@@ -224,12 +260,14 @@ Call = Callable[[object, Context[object]], object]
 class Handler:
     """A handler in one shape: `call(params, context)`, whatever the user's looks like.
 
-    `is_async`: the call gives a coroutine. `wants_context`: the user's function looks at the context.
+    `is_async`: the call gives a coroutine. `wants_context`: the user's function looks at the context. `function`: the
+    user's own, None for a class form.
     """
 
     call: Call
     is_async: bool
     wants_context: bool
+    function: Callable[..., object] | None = None
 
 
 def shape_of(function: Callable[..., object]) -> Handler:
@@ -239,8 +277,8 @@ def shape_of(function: Callable[..., object]) -> Handler:
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ is a coroutine function
     )
     if wants_context:
-        return Handler(function, is_async, wants_context=True)
-    return Handler(lambda params, context: function(params), is_async, wants_context=False)
+        return Handler(function, is_async, wants_context=True, function=function)
+    return Handler(lambda params, context: function(params), is_async, wants_context=False, function=function)
 
 
 class Job(Generic[ParamsT, ResultT]):
@@ -284,6 +322,7 @@ class Job(Generic[ParamsT, ResultT]):
         concurrency: int | None = None,
         rate: str | None = None,
         middleware: Sequence[Middleware[Never]] = (),
+        executor: ExecutorName = "thread",
     ) -> None:
         self.name: str = checked_name(name)
         self.params_type = params_type
@@ -296,6 +335,9 @@ class Job(Generic[ParamsT, ResultT]):
             self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
         self.retry: Retry = retry or NO_RETRY
         self.limits: Limits | None = None if concurrency is None and rate is None else _limits(concurrency, rate)
+        self.executor: ExecutorName = executor
+        if executor not in ("thread", "process"):
+            raise ConfigurationError(f"job {name!r}: executor={executor!r}: expected 'thread' or 'process'")
         self.worked_by: Handler | None = None
         self._submitter: Submitter | None = None
         try:
@@ -334,9 +376,11 @@ class Job(Generic[ParamsT, ResultT]):
         return self
 
     def work_by(self, handler: Handler) -> None:
-        """Let `handler` work this job; raises ConfigurationError if another one does."""
+        """Let `handler` work this job; raises ConfigurationError if another one does, or if no process could run it."""
         if self.worked_by is not None:
             raise ConfigurationError(f"job {self.name!r} already has a handler")
+        if self.executor == "process":
+            place_of(handler.function)
         self.worked_by = handler
 
     def bind(self, submitter: Submitter) -> None:

@@ -4,11 +4,11 @@ import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Never, cast
 
-from que.errors import ParamsInvalid, Reject, ResultInvalid, RetryAfter
+from que.errors import ParamsInvalid, Reject, ResultInvalid, RetryAfter, WorkerLost
 from que.job import Call, Context, Handler, Job, Middleware, Surroundings
 from que.middleware import RunTimeout, Step, chain, deadline
 from que.model import Completed, Delivery, Failed, Redeliver, Verdict
@@ -19,18 +19,44 @@ _log = logging.getLogger("que")
 _MOST_MESSAGE_CHARACTERS = 4000
 # These are not about the job: any other exception is its failure, or a delivery would come back for ever.
 _NO_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
-# What kind of failure an exception out of a handler is, if it is not the handler's own.
-_KINDS: dict[type[BaseException], str] = {RunTimeout: "timeout", Reject: "rejected"}
+
+
+class ParamsUnfit(Reject):
+    """The process that was to run the handler could not decode the params."""
+
+
+class ResultUnfit(Reject):
+    """The process that ran the handler could not encode its result."""
+
+
+# What kind of failure an exception out of a handler is, if it is not the handler's own; the first that fits.
+_KINDS: dict[type[BaseException], str] = {
+    RunTimeout: "timeout",
+    WorkerLost: "crashed",
+    ParamsUnfit: "params",
+    ResultUnfit: "result",
+    Reject: "rejected",
+}
 # What a class is called on the wire where that is not its own name.
-_NAMES: dict[type[BaseException], str] = {RunTimeout: "JobTimeout"}
+_NAMES: dict[type[BaseException], str] = {
+    RunTimeout: "JobTimeout",
+    ParamsUnfit: "ParamsInvalid",
+    ResultUnfit: "ResultInvalid",
+}
 _NO_CONTEXT = Context[object]("", state=None)
+
+Load = Callable[[bytes], object]
+Dump = Callable[[object], bytes]
+# Runs a job, by its name, on encoded params and returns its encoded result.
+InProcess = Callable[[str, bytes, Context[object]], Awaitable[bytes]]
 
 
 class Runs:
     """Runs deliveries of `jobs` with `middleware` around the handlers; everything that can be is prepared per job.
 
     `def` handlers run in threads of `executor`, in a copy of the job's context variables. `outlived` is told of each
-    one that runs on after its job was cancelled, for no thread can be stopped.
+    one that runs on after its job was cancelled, for no thread can be stopped. `in_process` runs those of jobs whose
+    executor is "process".
     """
 
     def __init__(
@@ -41,8 +67,10 @@ class Runs:
         executor: Executor,
         outlived: Callable[[Future[object]], None],
         surroundings: Surroundings,
+        in_process: InProcess | None = None,
     ) -> None:
         self._executor = executor
+        self._in_process = in_process
         self._outlived = outlived
         self._runners = {name: self._runner(job, middleware, state, surroundings) for name, job in jobs.items()}
 
@@ -58,10 +86,9 @@ class Runs:
         around = (*middleware, *job.middleware)
         limit = job.options.run_timeout
         policy = job.retry
-        step = self._step(handler)
+        load_params, step, dump_result = self._steps(job, handler, alone=not around)
         whole = chain(around if limit is None else (deadline(limit), *around), step)
         wants_context = handler.wants_context or bool(around) or limit is not None
-        load_params, dump_result = job.load_params, job.dump_result
 
         def new_context(delivery: Delivery, attempt: int | None) -> Context[object]:
             return Context(
@@ -109,6 +136,17 @@ class Runs:
 
         return run
 
+    def _steps(self, job: Job[object, object], handler: Handler, *, alone: bool) -> tuple[Load, Step, Dump]:
+        """Return what decodes the params, the innermost step, and what encodes the result.
+
+        `alone`: nobody in this process looks at the values.
+        """
+        if self._in_process is None:
+            return job.load_params, self._step(handler), job.dump_result
+        if alone:
+            return _unchanged, _by_bytes(job.name, self._in_process), _unchanged
+        return job.load_params, _transcoded(job, self._in_process), job.dump_result
+
     def _step(self, handler: Handler) -> Step:
         """Return the innermost step, which gives an awaitable whatever the handler looks like."""
         call = handler.call
@@ -130,6 +168,21 @@ class Runs:
             return await result if inspect.isawaitable(result) else result
 
         return in_thread
+
+
+def _by_bytes(name: str, in_process: InProcess) -> Step:
+    return lambda payload, context: in_process(name, cast(bytes, payload), context)
+
+
+def _transcoded(job: Job[object, object], in_process: InProcess) -> Step:
+    async def step(params: object, context: Context[object]) -> object:
+        return job.load_result(await in_process(job.name, job.dump_params(params), context))
+
+    return step
+
+
+def _unchanged(payload: object) -> bytes:
+    return cast(bytes, payload)
 
 
 def _in_future(call: Call, params: object, context: Context[object]) -> object:

@@ -69,6 +69,22 @@ def takes(function: Callable[..., object], context: type) -> bool:
     return fits if is_required else is_named
 
 
+def place_of(function: Callable[..., object] | None) -> tuple[str, str]:
+    """Return the module of a `def`, and its path there, by which a new process finds it.
+
+    Raises ConfigurationError for anything else than a function at module level: with the way out.
+    """
+    if not inspect.isfunction(function):
+        why, way = "no plain function", "put a `def` at module level around it"
+    elif inspect.iscoroutinefunction(function):
+        why, way = "an `async def`, which runs in the event loop", "write it as a `def`, or leave executor= out"
+    elif "<" in function.__qualname__:
+        why, way = "no function of a module", "move it there, where a new process can import it"
+    else:
+        return function.__module__, function.__qualname__
+    raise ConfigurationError(f'handler {_name_of(function)}: executor="process", and it is {why}: {way}')
+
+
 def _resolved(function: Callable[..., object], parameter: inspect.Parameter) -> object:
     """Return the annotation of one parameter, as it is written where it names what cannot be had while running."""
     holder = type("_Holder", (), {"__annotations__": {parameter.name: parameter.annotation}})
@@ -98,7 +114,7 @@ def _reading(annotation: object, context: type) -> tuple[bool, bool]:
         return True, False
 
 
-def _name_of(function: Callable[..., object]) -> str:
+def _name_of(function: object) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -18,9 +19,9 @@ from que.batch import Batcher
 from que.driver import Consumer, Emits, Extends
 from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
-from que.model import Delivery, Settled, Settlement, Verdict
+from que.model import Capabilities, Delivery, Settled, Settlement, Verdict
 from que.records import Records
-from que.run import Runs
+from que.run import InProcess, Runs
 from que.slots import Slots, Stop
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 StateT = TypeVar("StateT", default=None)
 Jobs = Mapping[str, Job[object, object]]
 Outlived = Callable[[Future[object]], None]
+MakeRuns = Callable[[Executor, Outlived, Surroundings, InProcess | None], Runs]
 Lifespan = Callable[[], AbstractAsyncContextManager[StateT]]
 
 _log = logging.getLogger("que")
@@ -46,6 +48,8 @@ class Worker(Generic[StateT]):
     """Works the jobs of an app in this process, at most `concurrency` of them at once per backend.
 
     A job with a `concurrency` or a `rate` of its own has slots of its own, beside those: as many as its `concurrency`.
+    Those whose executor is "process" have slots of their own, too, one for each of their `children`, by default one per
+    processor.
 
     `await run()` until stop() is called, or `async with` it to work for a while. A worker works once.
     """
@@ -55,16 +59,20 @@ class Worker(Generic[StateT]):
         work: Sequence[tuple[Backend, Jobs]],
         *,
         concurrency: int,
+        children: int | None = None,
         lifespan: Lifespan[StateT],
         middleware: Sequence[Middleware[Never]],
         blocking: Callable[[], AbstractAsyncContextManager[Blocking]],
     ) -> None:
         if concurrency < 1:
             raise ConfigurationError(f"concurrency={concurrency}: expected at least 1")
+        if children is not None and children < 1:
+            raise ConfigurationError(f"children={children}: expected at least 1, or None for one per processor")
         if not work:
             raise ConfigurationError("no job of this app has a handler, so there is nothing to work: use @app.job")
         self._work = work
         self._concurrency = concurrency
+        self._children = min(concurrency, children or os.cpu_count() or 1)
         self._lifespan = lifespan
         self._middleware = middleware
         self._blocking = blocking
@@ -175,13 +183,19 @@ class Worker(Generic[StateT]):
         self._opened.set()
 
     def _shares(self) -> Iterator[tuple[Backend, Jobs, int]]:
-        """Yield the jobs of each consumer and its slots: a job with limits is alone, the others of a backend share."""
+        """Yield the jobs of each consumer and its slots: a job with limits is alone, the others of a backend share.
+
+        Those that run in processes are apart, with a slot for each child: a job that waits for one holds no lease.
+        """
+        all_slots = {"thread": self._concurrency, "process": self._children}
         for backend, jobs in self._work:
-            if shared := {name: job for name, job in jobs.items() if job.limits is None}:
-                yield backend, shared, self._concurrency
-            for name, job in jobs.items():
-                if job.limits is not None:
-                    yield backend, {name: job}, job.limits.concurrency or self._concurrency
+            for executor, slots in all_slots.items():
+                alike = {name: job for name, job in jobs.items() if job.executor == executor}
+                if shared := {name: job for name, job in alike.items() if job.limits is None}:
+                    yield backend, shared, slots
+                for name, job in alike.items():
+                    if job.limits is not None:
+                        yield backend, {name: job}, job.limits.concurrency or slots
 
     async def _work_until_stopped(self) -> None:
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -231,12 +245,18 @@ class _Station:
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
         self._tokens = _tokens_of(jobs)
         self._outliving: set[Future[object]] = set()
+        self._exits = AsyncExitStack()
         self._extending: asyncio.Task[None] | None = None
 
-    async def open(self, runs: Callable[[Executor, Outlived, Surroundings], Runs], blocking: Blocking) -> None:
-        """Register the jobs and start to reserve."""
-        self._consumer: Consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
+    async def open(self, runs: MakeRuns, blocking: Blocking) -> None:
+        """Start the processes that are needed, register the jobs and start to reserve."""
         can = self._driver.capabilities
+        in_process = await self._open_processes(can)
+        try:
+            self._consumer: Consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
+        except BaseException:
+            await self._exits.aclose()
+            raise
         emits = self._consumer if isinstance(self._consumer, Emits) else None
         surroundings = Surroundings(
             driver=self.address.scheme,
@@ -248,13 +268,24 @@ class _Station:
             stopped=self._is_stopped,
             blocking=blocking,
         )
-        run = runs(self._executor, self._outlived, surroundings).run
+        run = runs(self._executor, self._outlived, surroundings, in_process).run
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
         self._records = Records(self._backend, self._jobs.values(), run, self._settling.add)
         self._slots = Slots(self._concurrency, self._records.run, self._report, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
         if can.lease_seconds is not None and isinstance(self._consumer, Extends):
             self._extending = self._loop.create_task(self._extend(self._consumer, can.lease_seconds))
+
+    async def _open_processes(self, can: Capabilities) -> InProcess | None:
+        if not any(job.executor == "process" for job in self._jobs.values()):
+            return None
+        # What runs in threads needs no processes.
+        from que.child import Channels
+        from que.processes import processes
+
+        channels = Channels(self.address.scheme, progress=bool(can.progress), chunks=bool(can.chunks))
+        opening = processes(self._jobs.values(), self._concurrency, channels, self._hold)
+        return await self._exits.enter_async_context(opening)
 
     @property
     def running(self) -> Iterable[Delivery]:
@@ -341,6 +372,10 @@ class _Station:
     def _outlived(self, thread: Future[object]) -> None:
         """The job of a `def` handler has ended and its thread has not: the slot stays taken until it has."""
         self._outliving.add(thread)
+        self._hold(thread)
+
+    def _hold(self, thread: Future[object]) -> None:
+        """Take one slot more until `thread` has ended."""
         self._free -= 1
         thread.add_done_callback(self._thread_ended)
 
@@ -402,6 +437,7 @@ class _Station:
             if self._extending is not None:
                 self._extending.cancel()
             self._executor.shutdown(wait=False, cancel_futures=True)
+            await self._exits.aclose()
             if self._outliving:
                 _log.warning("%d `def` handlers at %s run on in their threads", len(self._outliving), self.address)
 

@@ -29,6 +29,7 @@ FLOORS: dict[int, str] = {
     """,
     3: """
         handle enlisting outcome stream portal flow job classform middleware patience keeping backend
+        child
         drivers drivers.memory
         drivers.amqp drivers.amqp.burying drivers.amqp.channel drivers.amqp.connection drivers.amqp.consumer
         drivers.amqp.driver drivers.amqp.link drivers.amqp.messages drivers.amqp.options drivers.amqp.settling
@@ -48,7 +49,7 @@ FLOORS: dict[int, str] = {
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
         drivers.postgres.session drivers.postgres.transacting
     """,
-    4: "worker run records slots schedule",
+    4: "worker run records slots schedule processes",
     5: "blocking app",
 }
 PUBLIC_NAMES_FLOOR = 6

@@ -83,6 +83,14 @@ def worker(
     processes: Annotated[
         int, typer.Option("-w", "--processes", min=1, metavar="PROCESSES", help="Worker processes.")
     ] = 1,
+    children: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="CHILDREN",
+            help='Processes for jobs with executor="process", per backend and worker process; one per processor.',
+        ),
+    ] = None,
     grace: Annotated[
         float,
         typer.Option(
@@ -108,7 +116,7 @@ def worker(
         found = _load(app, verbose)
         if lifeline is not None:
             follow(lifeline)
-        _run(worker_module.work(found, concurrency, grace, scheduler))
+        _run(worker_module.work(found, concurrency, grace, scheduler, children))
 
 
 @commands.command()

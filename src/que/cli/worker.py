@@ -11,9 +11,9 @@ from que.worker import Worker
 _MOST_NAMED = 10
 
 
-async def work(app: Que[object], concurrency: int, grace: float, with_scheduler: bool) -> None:
+async def work(app: Que[object], concurrency: int, grace: float, with_scheduler: bool, children: int | None) -> None:
     """Work the app's jobs, and see to its schedules if it is `with_scheduler`, until a signal comes."""
-    worker = app.worker(concurrency=concurrency)
+    worker = app.worker(concurrency=concurrency, children=children)
     served = [f"serves {', '.join(names)} with {slots} slots at {address}" for address, names, slots in worker.serves]
     if not with_scheduler:
         await serve(app, [worker], served, lambda: _last_words(worker), grace)

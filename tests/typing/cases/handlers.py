@@ -56,6 +56,17 @@ async def with_options(params: Message) -> Reversed:
     return Reversed(params.message)
 
 
+@app.job("process", executor="process", retry=que.Retry(on=(que.WorkerLost,)))
+def in_a_process(params: Message, context: que.Context) -> Reversed:
+    context.progress(1, 2)
+    return Reversed(params.message)
+
+
+assert_type(in_a_process, que.Job[Message, Reversed])
+assert_type(que.Job("process", Message, Reversed, executor="process"), que.Job[Message, Reversed])
+assert_type(app.worker(concurrency=10, children=2), que.Worker[None])
+
+
 @app.job("default")
 async def with_default(params: Message, times: int = 2, *more: int, loud: bool = False) -> Reversed:
     return Reversed(params.message * times)
@@ -116,6 +127,7 @@ app.job("required keyword")(required_keyword)  # E: mypy[arg-type] pyright[repor
 app.job("three")(three)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
 app.job("keyword")(keyword)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
 app.job("context")(wrong_context)  # E: mypy[arg-type] pyright[reportCallIssue,reportArgumentType]
+app.job("executor", executor="fiber")  # E: mypy[arg-type] pyright[reportArgumentType]
 app.job("priority", priority=5)  # E: mypy[arg-type] pyright[reportArgumentType]
 app.job("retires", retires=3)  # E: mypy[call-arg] pyright[reportCallIssue]
 app.job(async_alone)  # E: mypy[arg-type] pyright[reportArgumentType]
