@@ -49,7 +49,7 @@ class Ear:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._connection: Connection | None = None
         self._listening: asyncio.Task[None] | None = None
-        self.epoch = 0
+        self.epoch: int = 0
 
     async def open(self) -> None:
         """Listen from now on; raises psycopg.Error, OSError or Deaf."""

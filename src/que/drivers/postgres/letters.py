@@ -1,6 +1,7 @@
 """News on their way to one who waits: what PostgreSQL's notifications carry, and what they mean."""
 
 import enum
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -32,8 +33,8 @@ class Letter(NamedTuple):
     body: bytes | int
 
 
-decode_frame = msgspec.json.Decoder(list[Letter]).decode
-decode_wake = msgspec.json.Decoder(tuple[str, int, int]).decode
+decode_frame: Callable[[bytes | str], list[Letter]] = msgspec.json.Decoder(list[Letter]).decode
+decode_wake: Callable[[bytes | str], tuple[str, int, int]] = msgspec.json.Decoder(tuple[str, int, int]).decode
 _decode_failure = msgspec.json.Decoder(Failed).decode
 _decode_progress = msgspec.json.Decoder(tuple[int, int]).decode
 _LOST: dict[int, type[JobError]] = {

@@ -42,7 +42,7 @@ class Session:
     def __init__(self, options: PostgresOptions, address: str, events: EventSink) -> None:
         self.events = events
         self.watched: dict[str, int | None] = {}
-        self.pool = Pool(options)
+        self.pool: Pool = Pool(options)
         self._options = options
         self._address = address
         self._name = ("l" if options.listen else "p") + os.urandom(8).hex()
