@@ -57,6 +57,7 @@ from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingEvents, BlockingHandle, BlockingSending
 from que.retry import Retry
 from que.serializer import JSON, MSGPACK, RAW, Serializer
+from que.watchdog import Watchdog
 from que.worker import Worker
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "UnknownDriver",
     "UnsupportedFeature",
     "Warned",
+    "Watchdog",
     "Worker",
     "WorkerLost",
     "WrongLoop",

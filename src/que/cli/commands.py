@@ -91,6 +91,12 @@ def worker(
             help='Processes for jobs with executor="process", per backend and worker process; one per processor.',
         ),
     ] = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=3600, metavar="SECONDS", help="Log each job that holds up the event loop for so long."
+        ),
+    ] = None,
     grace: Annotated[
         float,
         typer.Option(
@@ -116,7 +122,7 @@ def worker(
         found = _load(app, verbose)
         if lifeline is not None:
             follow(lifeline)
-        _run(worker_module.work(found, concurrency, grace, scheduler, children))
+        _run(worker_module.work(found, concurrency, grace, scheduler, children, stall))
 
 
 @commands.command()

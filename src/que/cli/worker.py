@@ -2,18 +2,26 @@
 
 import os
 import threading
+from contextlib import nullcontext
 
 from que.app import Que
 from que.cli.serving import serve
 from que.schedule import Scheduler
+from que.watchdog import Watchdog
 from que.worker import Worker
 
 _MOST_NAMED = 10
 
 
-async def work(app: Que[object], concurrency: int, grace: float, with_scheduler: bool, children: int | None) -> None:
+async def work(
+    app: Que[object], concurrency: int, grace: float, with_scheduler: bool, children: int | None, stall: float | None
+) -> None:
     """Work the app's jobs, and see to its schedules if it is `with_scheduler`, until a signal comes."""
-    worker = app.worker(concurrency=concurrency, children=children)
+    with nullcontext() if stall is None else Watchdog(stall):
+        await _work(app, app.worker(concurrency=concurrency, children=children), grace, with_scheduler)
+
+
+async def _work(app: Que[object], worker: Worker[object], grace: float, with_scheduler: bool) -> None:
     served = [f"serves {', '.join(names)} with {slots} slots at {address}" for address, names, slots in worker.serves]
     if not with_scheduler:
         await serve(app, [worker], served, lambda: _last_words(worker), grace)

@@ -36,6 +36,16 @@ async def uses_state(params: Message, context: que.Context[Pool]) -> Reversed:
     return Reversed(params.message * context.state.size)
 
 
+async def retried(context: que.Context[Pool], params: object, following: que.Next) -> object:
+    assert_type(context.will_retry(ValueError()), bool)
+    with que.Watchdog(0.5) as watchdog:
+        assert_type(watchdog, que.Watchdog)
+    return await following(params)
+
+
+app.job("retried", middleware=[retried, que.log_runs])
+
+
 @app.job("def")
 def uses_state_too(params: Message, context: que.Context[Pool]) -> Reversed:
     return Reversed(params.message * context.state.size)
