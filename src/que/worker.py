@@ -328,6 +328,8 @@ class _Station:
             if tokens is not None:
                 tokens.take(len(deliveries), self._loop.time())
             self._slots.add(deliveries)
+            # Or the last jobs' payloads would live until the next ones are here.
+            del deliveries
 
     async def _extend(self, consumer: Extends, lease_seconds: float) -> None:
         """Renew the leases of what runs or waits for a slot, early enough for two tries to fail."""
