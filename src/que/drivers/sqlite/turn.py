@@ -134,9 +134,9 @@ def commit(turn: Turn) -> None:
     turn.connection.executemany(
         """
         INSERT INTO que_mail (peer, watch_id, kind, body)
-        SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM que_peers WHERE name = ?1)
+        SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM que_peers WHERE name = ?)
         """,
-        [(peer, *letter) for peer, letter in turn.mail],
+        [(peer, *letter, peer) for peer, letter in turn.mail],
     )
     turn.wake.update(peer for peer, _ in turn.mail)
 

@@ -54,8 +54,8 @@ _HELD = "WHERE id = ? AND token = ? AND state = 2"
 _END = f"DELETE FROM que_jobs {_HELD}"
 _BURY = """
     INSERT OR REPLACE INTO que_dead_letters
-    SELECT id, function, priority, job_id, unique_key, run_timeout, result_ttl, attempts, ?3, ?4, payload
-    FROM que_jobs WHERE id = ?1 AND token = ?2 AND state = 2
+    SELECT id, function, priority, job_id, unique_key, run_timeout, result_ttl, attempts, ?, ?, payload
+    FROM que_jobs WHERE id = ? AND token = ? AND state = 2
 """
 _REDELIVER = f"""
     UPDATE que_jobs SET state = ?, due = ?, token = NULL, worker = NULL, lease_until = NULL {_HELD}
@@ -77,7 +77,7 @@ def _settle(turn: Turn, delivery: Delivery, verdict: Verdict, watched: bool) -> 
         case Failed():
             body = msgspec.json.encode(verdict)
             if lease.submitter is None and verdict.kind != "cancelled":
-                execute(_BURY, (*held, body, turn.now))
+                execute(_BURY, (body, turn.now, *held))
             if not execute(_END, held).rowcount:
                 return Settled.LOST
             ended(turn, lease, "failed", body, watched=watched)
