@@ -13,6 +13,8 @@ PREAMBLE = """
 import atexit, faulthandler, os, signal, sys, threading, time
 atexit.register(lambda: print("threads:", [each.name for each in threading.enumerate() if each.name != "MainThread"]))
 import que
+# A run in a shell's background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.register(signal.SIGALRM, chain=True)
 signal.alarm(40)
 
