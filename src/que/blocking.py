@@ -54,9 +54,9 @@ class AsyncApp(Protocol):
     async def dead_letters(self, job: Job[ParamsT, ResultT], /, *, limit: int = ...) -> Sequence[DeadLetter]: ...
     async def replay(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int: ...
     async def drop(self, job: Job[ParamsT, ResultT], letters: Iterable[DeadLetter], /) -> int: ...
-    async def work(self, *, concurrency: int = ...) -> None: ...
+    async def work(self, *, concurrency: int = ..., children: int | None = ...) -> None: ...
     def receipt_backend(self, job: Job[ParamsT, ResultT], receipt: Receipt, /) -> Backend: ...
-    def worker(self, *, concurrency: int = ...) -> AsyncWorker: ...
+    def worker(self, *, concurrency: int = ..., children: int | None = ...) -> AsyncWorker: ...
     def route(self, job: Job[ParamsT, ResultT], options: CallOptions, /) -> tuple[Backend, Options]: ...
 
 
@@ -258,17 +258,17 @@ class BlockingQue:
         """Forget dead letters; return how many were there still."""
         return self._portal.run(self._app.drop, job, letters)
 
-    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> "BlockingWorker":
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> "BlockingWorker":
         """Return a BlockingWorker of every job that has a handler here, as Que.worker() does.
 
         `with q.worker():` works them in the loop's thread, and `def` handlers in threads of their own, for a while.
         """
         refuse_inside_loop()
-        return BlockingWorker(self._portal, self._app.worker(concurrency=concurrency))
+        return BlockingWorker(self._portal, self._app.worker(concurrency=concurrency, children=children))
 
-    def work(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+    def work(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> None:
         """Work the app's jobs until this thread is interrupted, as by Ctrl-C, or disconnect() is called."""
-        self._portal.run(self._app.work, concurrency=concurrency)
+        self._portal.run(self._app.work, concurrency=concurrency, children=children)
 
 
 class BlockingWorker:
