@@ -25,6 +25,10 @@ class Deadline:
         self._last_words = last_words
         # The one primitive that a signal handler may use while the code that it interrupts is inside of it.
         self._orders: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+        # Both threads begin now: since Python 3.12 none can while the interpreter waits for the others at its end.
+        self._flushes = threading.Event()
+        self._flushing = threading.Thread(target=self._flush, name="que-last-words", daemon=True)
+        self._flushing.start()
         threading.Thread(target=self._keep, name="que-deadline", daemon=True).start()
 
     def bring_forward(self, seconds: float, status: int) -> None:
@@ -43,12 +47,12 @@ class Deadline:
                 order = self._orders.get(timeout=max(0.0, nearest[0] - time.monotonic()))
             except queue.Empty:
                 # Whoever holds the lock of a stream or a log may be what does not end.
-                flushing = threading.Thread(target=self._flush, daemon=True)
-                flushing.start()
-                flushing.join(_FLUSH_SECONDS)
+                self._flushes.set()
+                self._flushing.join(_FLUSH_SECONDS)
                 os._exit(nearest[1])
 
     def _flush(self) -> None:
+        self._flushes.wait()
         say(self._last_words())
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
