@@ -7,7 +7,7 @@ on from there without running it again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -56,17 +56,18 @@ class Records:
         self,
         backend: Backend,
         jobs: Collection[Job[object, object]],
-        run: Callable[[Delivery], Coroutine[object, object, Verdict]],
+        runners: Mapping[str, Callable[[Delivery], Coroutine[object, object, Verdict]]],
         settle: Callable[[Settlement], None],
     ) -> None:
         store = backend.store
         self._backend = backend
         self._keeps = store.driver if store is not None and isinstance(store.driver, Keeps) else None
-        self._run = run
+        self._runners = runners
         self._settle = settle
-        self._ttls: dict[str, float] = {}
+        # The jobs whose results are kept, and for how many seconds.
+        self.ttls: dict[str, float] = {}
         if backend.capabilities.results_stored is Support.EMULATED:
-            self._ttls = {job.name: ttl for job in jobs if (ttl := job.options.result_ttl)}
+            self.ttls = {job.name: ttl for job in jobs if (ttl := job.options.result_ttl)}
         self._plans: dict[str, Plan] = {}
         self._writing = Batcher[Settlement](self._write, None, backend.loop)
         self._stopping = asyncio.Event()
@@ -75,12 +76,14 @@ class Records:
 
     def run(self, delivery: Delivery) -> Coroutine[object, object, Verdict]:
         """Return the coroutine that runs `delivery`, unless it is a step that is not to run any more."""
-        return self._run_step(delivery) if delivery.id.startswith("flow-") else self._run(delivery)
+        if delivery.id.startswith("flow-"):
+            return self._run_step(delivery)
+        return self._runners[delivery.function](delivery)
 
     def add(self, settlement: Settlement) -> None:
-        """Write down what is to be kept of a job that has run, then settle its verdict."""
+        """Write down what is to be kept of a job that is among `ttls`, or a step, then settle its verdict."""
         delivery, verdict = settlement
-        if (delivery.function in self._ttls or delivery.id.startswith("flow-")) and isinstance(verdict, Ending):
+        if isinstance(verdict, Ending):
             self.held.add(delivery)
             self._writing.add(settlement)
         else:
@@ -103,7 +106,9 @@ class Records:
         try:
             step = parse_step_id(delivery.id)
             if step is None:
-                await self._keep([Kept(delivery.id, verdict, self._ttls[delivery.function])])
+                # A foreign id may look like a step's.
+                if (ttl := self.ttls.get(delivery.function)) is not None:
+                    await self._keep([Kept(delivery.id, verdict, ttl)])
             elif verdict is not _OVER:
                 await self._write_step(*step, delivery.function, verdict)
         except _GivenUp:
@@ -121,7 +126,7 @@ class Records:
         """Run a step of a flow, unless it has run already or its flow has ended; then its verdict is known."""
         step = parse_step_id(delivery.id)
         if step is None:
-            return await self._run(delivery)
+            return await self._runners[delivery.function](delivery)
         flow, number = step
 
         async def look() -> tuple[Plan | None, Ending | None, Ending | None]:
@@ -137,7 +142,7 @@ class Records:
         if plan is None or (end is not None and number < len(plan.steps)):
             return _OVER
         self._remember(flow, plan)
-        return await self._run(delivery)
+        return await self._runners[delivery.function](delivery)
 
     def _remember(self, flow: str, plan: Plan) -> None:
         if len(self._plans) >= _MOST_PLANS:

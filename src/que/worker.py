@@ -268,9 +268,9 @@ class _Station:
             stopped=self._is_stopped,
             blocking=blocking,
         )
-        run = runs(self._executor, self._outlived, surroundings, in_process).run
+        runners = runs(self._executor, self._outlived, surroundings, in_process).runners
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
-        self._records = Records(self._backend, self._jobs.values(), run, self._settling.add)
+        self._records = Records(self._backend, self._jobs.values(), runners, self._settling.add)
         self._slots = Slots(self._concurrency, self._records.run, self._report, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
         if can.lease_seconds is not None and isinstance(self._consumer, Extends):
@@ -356,8 +356,10 @@ class _Station:
         if verdict is None:
             _log.warning("job %s %s: its lease is gone, so its result is not used", delivery.function, delivery.id)
             self._give_room(1)
-        else:
+        elif delivery.function in self._records.ttls or delivery.id.startswith("flow-"):
             self._records.add((delivery, verdict))
+        else:
+            self._settling.add((delivery, verdict))
 
     async def _settle(self, settlements: list[Settlement]) -> None:
         try:

@@ -226,6 +226,23 @@ async def test_a_job_that_has_nothing_to_keep_does_not_wait_for_the_companion() 
 
 
 @in_loop
+async def test_a_foreign_job_whose_id_looks_like_a_steps_is_a_job() -> None:
+    site = Site()
+    site.store.broken = False
+
+    @site.app.job("other")
+    async def other(params: int) -> int:
+        return params
+
+    assert other.worked_by is not None
+    async with site.app, site.app.worker():
+        (consumer,) = site.driver.consumers
+        consumer.feed([Delivery("other", b"7", "flow-of-somebody")])
+        await until(lambda: consumer.settlements)
+        assert consumer.verdicts == [Completed(b"7")]
+
+
+@in_loop
 async def test_an_app_whose_companion_cannot_be_opened_does_not_connect(tmp_path: Path) -> None:
     app = que.Que("memory://", results=f"sqlite:///{tmp_path / 'nowhere' / 'results.db'}")
     with pytest.raises(que.ConnectError, match=r"nowhere/results.db"):
