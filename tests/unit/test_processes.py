@@ -357,6 +357,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import asyncio, sys
 import que
@@ -378,7 +379,10 @@ async def test_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> Non
     program, folder = tmp_path / "program.py", tmp_path / "told"
     program.write_text(KILLED)
     folder.mkdir()
-    worker = await asyncio.create_subprocess_exec(sys.executable, str(program), str(folder))
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), str(folder), env={**os.environ, "PYTHONPATH": paths}
+    )
     await until(lambda: list(folder.iterdir()), WAIT_SECONDS)
     pids = children_of(worker.pid)
     assert len(pids) >= 2

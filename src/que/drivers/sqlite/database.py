@@ -137,7 +137,7 @@ class Database(Generic[TurnT]):
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         self._lock = os.open(f"{self._path}-lock", os.O_RDWR | os.O_CREAT, 0o600)
         _open_ones.add(cast(Database[object], self))
-        connection = sqlite3.connect(self._path, self._settings.busy_timeout_seconds, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=self._settings.busy_timeout_seconds, isolation_level=None)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
