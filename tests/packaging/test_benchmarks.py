@@ -20,9 +20,15 @@ def test_a_question_is_answered_in_its_smallest_size(question: str) -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     _, _, rows = ended.stdout.partition("| ---")
-    figures = [line.split("|")[-2] for line in rows.splitlines()[1:] if line.startswith("| ") and "que" in line]
+    ours = "py" if question == "codec_floor" else "que"
+    # The first figure of a row: one that a small size does not have is a dash behind it.
+    figures = [line.split("|")[2 if ours == "py" else -2] for line in rows.splitlines()[1:] if _is_row_of(ours, line)]
     assert figures
-    assert all(math.isfinite(float(figure.replace(",", ""))) for figure in figures)
+    assert all(math.isfinite(float(figure.strip().replace(",", ""))) for figure in figures)
+
+
+def _is_row_of(word: str, line: str) -> bool:
+    return line.startswith("| ") and word in line.split("|")[1]
 
 
 def test_a_question_that_does_not_exist_is_refused_by_name() -> None:
