@@ -188,6 +188,8 @@ async def test_settled_jobs_leave_nothing_in_the_queues(url: str) -> None:
         job = declared(client)
         await que.gather(*job.submit_many(range(100)))
         await job.send(1)
+        async with raw_channel(url) as channel:
+            await until_empty(channel, f"{prefix_of(url)}.double")
     async with raw_channel(url) as channel:
         await until_empty(channel, f"{prefix_of(url)}.double")
         assert await depth(channel, f"{prefix_of(url)}!dead.double") == 0
