@@ -490,3 +490,24 @@ def test_several_functions_are_served_on_one_connection(gearmand: Gearmand, name
             assert sorted(delivery.function for delivery in served.deliveries) == names
 
     run(scenario())
+
+
+def test_with_job_retries_a_job_that_kills_its_workers_fails_and_leaves_the_rest_alone(
+    own_gearmand: StartGearmand,
+) -> None:
+    server = own_gearmand("--job-retries=2")
+
+    async def scenario() -> None:
+        async with driving(server.url) as (client, events):
+            await client.submit(jobs("poison", 1))
+            for _ in range(2):
+                # A worker's process that dies closes its connection with the job in hand.
+                async with driving(server.url) as (driver, _):
+                    await take(await driver.register(["poison", "f"], 1, Notices()), 1)
+            await until(lambda: events.all("failed"), "the job to fail")
+            async with serving(client, ["poison", "f"]) as served:
+                await client.submit(jobs("f", 1))
+                await until(lambda: events.all("completed"), "the next job to end")
+                assert [delivery.function for delivery in served.deliveries] == ["f"]
+
+    run(scenario())
