@@ -15,14 +15,14 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import msgspec
 
 import que
 from que.address import Address
 from que.driver import ConsumerSink, EventSink
-from que.model import Completed, Delivery, Envelope, Failed, Settled, Settlement, Support
+from que.model import Completed, Delivery, Envelope, Failed, Settled, Settlement, Support, Verdict
 
 LOOK_SECONDS = 0.02
 _envelopes = msgspec.json.Decoder(Envelope)
@@ -43,13 +43,15 @@ class FolderDriver:
     """folder:///path"""
 
     calls_in_flight: int | None = 1
-    capabilities = que.Capabilities(lease=que.Lease.PROCESS, durable=Support.NATIVE, results_pushed=Support.EMULATED)
+    capabilities = que.Capabilities(lease=que.Lease.CONNECTION, durable=Support.NATIVE, results_pushed=Support.EMULATED)
 
     def __init__(self, address: Address) -> None:
         address.refuse_other_options(())
         self.jobs = Path(address.path) / "jobs"
         self.results = Path(address.path) / "results"
         self.watched: set[str] = set()
+        self.consumers: list[FolderConsumer] = []
+        self.looking: asyncio.Task[None] | None = None
 
     async def connect(self, events: EventSink) -> None:
         try:
@@ -61,7 +63,10 @@ class FolderDriver:
         self.looking = asyncio.create_task(self.look())
 
     async def disconnect(self) -> None:
-        self.looking.cancel()
+        if self.looking is not None:
+            self.looking.cancel()
+        while self.consumers:
+            await self.consumers.pop().give_up()
         while self.watched:
             self.events.lost(self.watched.pop(), que.ConnectionLost("the folder is watched no longer"))
 
@@ -95,12 +100,15 @@ class FolderDriver:
             self.events.failed(id, _failures.decode(data))
 
     async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> "FolderConsumer":
-        return FolderConsumer(self.jobs, self.results, functions)
+        consumer = FolderConsumer(self.jobs, self.results, functions, notices)
+        self.consumers.append(consumer)
+        return consumer
 
 
 class FolderConsumer:
-    def __init__(self, jobs: Path, results: Path, functions: Collection[str]) -> None:
-        self.jobs, self.results, self.functions = jobs, results, functions
+    def __init__(self, jobs: Path, results: Path, functions: Collection[str], notices: ConsumerSink) -> None:
+        self.jobs, self.results, self.functions, self.notices = jobs, results, functions, notices
+        self.held: dict[Delivery, tuple[Envelope, BinaryIO]] = {}
         self.closed = False
 
     async def reserve(self, limit: int) -> Sequence[Delivery]:
@@ -119,19 +127,24 @@ class FolderConsumer:
                 continue
             job = _envelopes.decode(file.read())
             if job.function in self.functions:
-                taken.append(Delivery(job.function, job.payload, job.id, lease=(job, file)))
+                taken.append(Delivery(job.function, job.payload, job.id))
+                self.held[taken[-1]] = job, file
             else:
                 file.close()
         return taken
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
-        for delivery, verdict in settlements:
-            job, file = cast(tuple[Envelope, BinaryIO], delivery.lease)
-            # Closing the file unlocks it: a job that is still there is another worker's.
-            with file:
-                if isinstance(verdict, Completed | Failed):
-                    self.finish(job, Path(file.name), verdict)
-        return [Settled.CONFIRMED] * len(settlements)
+        return [self.settle_one(*settlement) for settlement in settlements]
+
+    def settle_one(self, delivery: Delivery, verdict: Verdict) -> Settled:
+        if delivery not in self.held:
+            return Settled.LOST
+        job, file = self.held.pop(delivery)
+        # Closing the file unlocks it: a job that is still there is another worker's.
+        with file:
+            if isinstance(verdict, Completed | Failed):
+                self.finish(job, Path(file.name), verdict)
+        return Settled.CONFIRMED
 
     def finish(self, job: Envelope, path: Path, verdict: Completed | Failed) -> None:
         """The result first, then the end of the job: a crash in between lets it run again, and loses nothing."""
@@ -143,6 +156,14 @@ class FolderConsumer:
 
     async def close(self) -> None:
         self.closed = True
+
+    async def give_up(self) -> None:
+        """Unlock what is still held: it is another worker's now."""
+        await self.close()
+        for delivery, (_, file) in self.held.items():
+            file.close()
+            self.notices.lost(delivery)
+        self.held.clear()
 
 
 def lock(path: Path) -> BinaryIO | None:

@@ -47,17 +47,16 @@ class Member:
         return self._process.returncode is None
 
     async def ready(self) -> None:
-        """Return once it works; raises PromiseBroken, with what it wrote, if it never does."""
+        """Return once it works, or its first job has killed it; raises PromiseBroken, with what it wrote, if neither."""
         assert self._process.stdout is not None
-        line = b""
         try:
             async with asyncio.timeout(_START_SECONDS):
                 line = await self._process.stdout.readline()
+                if line == b"ready\n" or await self._process.wait() == -signal.SIGKILL:
+                    return
         except TimeoutError:
-            pass
-        if line != b"ready\n":
             await self.kill()
-            raise PromiseBroken(f"a worker process did not start: {self.said()}")
+        raise PromiseBroken(f"a worker process did not start: {self.said()}")
 
     def said(self) -> str:
         """Return the end of what it wrote to its standard error."""
