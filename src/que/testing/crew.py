@@ -47,7 +47,7 @@ class Member:
         return self._process.returncode is None
 
     async def ready(self) -> None:
-        """Return once it works, or its first job has killed it; raises PromiseBroken, with what it wrote, if neither."""
+        """Return once it works, or its first job has killed it; raises PromiseBroken, with what it wrote, else."""
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(_START_SECONDS):
