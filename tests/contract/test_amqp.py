@@ -22,6 +22,7 @@ class TestAmqp(Contract):
             "an abandoned job comes back and never before its lease is over",
             "a stale verdict never reaches the submitter",
             "a job that outlasts its lease runs once",
+            "a job delayed for longer than a lease runs once",
             "a frozen worker loses its job to another for good",
         }
     )

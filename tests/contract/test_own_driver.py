@@ -113,6 +113,7 @@ class TestOwn(Contract):
             "an abandoned job comes back and never before its lease is over",
             "a stale verdict never reaches the submitter",
             "a job that outlasts its lease runs once",
+            "a job delayed for longer than a lease runs once",
             "everyone is back after the engine restarts",
             "durable jobs outlive a restart of the engine",
             "jobs outlive those who sent them",

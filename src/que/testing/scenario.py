@@ -42,6 +42,11 @@ def needs_timed_leases(subject: Subject) -> str | None:
     return f"a lease of {seconds:g} s is longer than the {most:g} s that this run waits" if seconds > most else None
 
 
+def needs_delay(subject: Subject) -> str | None:
+    """Jobs have to wait until a time."""
+    return None if subject.can.delay else "it cannot delay a job"
+
+
 def needs_restart(subject: Subject) -> str | None:
     """Somebody has to know how to restart the engine."""
     return "nobody can restart the engine" if subject.restart is None else None

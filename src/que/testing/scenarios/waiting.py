@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 
 import que
-from que.testing.scenario import Scenario
+from que.testing.scenario import Scenario, needs_delay, needs_timed_leases
 from que.testing.subject import PromiseBroken, Subject, expect, refused, until
 
 # The engine's clock and ours may be read in another order than they tick.
@@ -48,6 +48,30 @@ async def _await_delayed(subject: Subject, later: que.Job[int, int], due: dict[i
         return
     due[22] = time.time() + 0.3
     expect(await later.submit(22, delay=0.3) == 22, "a delayed job can be awaited")
+
+
+async def a_job_delayed_for_longer_than_a_lease_runs_once(subject: Subject) -> None:
+    """It waits in the engine, not with a worker whose lease would run out over it; then it runs, and never again."""
+    lease = subject.can.lease_seconds or 0.0
+    ran: list[float] = []
+    apps = [subject.app(), subject.app()]
+    for app in apps:
+        _late_job(app, subject.name("long-delayed"), 1.5 * lease, ran)
+    async with apps[0], apps[0].worker(concurrency=1), apps[1], apps[1].worker(concurrency=1):
+        due = time.time() + 1.5 * lease
+        await apps[0].send(que.Job(subject.name("long-delayed"), int, None), 1, delay=1.5 * lease)
+        await until(lambda: ran, "the delayed job to begin", 30 + 3 * lease)
+        # It takes longer than a lease, so that a lease that had begun with the delay would be over by now.
+        await asyncio.sleep(max(0.0, due + 3 * lease - time.time()))
+    expect(ran[0] > due - _CLOCK_GRAIN, f"a delayed job ran {due - ran[0]:.3f} s early")
+    expect(len(ran) == 1, f"a job that was delayed for longer than a lease runs once, not {len(ran)} times")
+
+
+def _late_job(app: que.Que[None], name: str, seconds: float, ran: list[float]) -> None:
+    @app.job(name)
+    async def late(params: int) -> None:
+        ran.append(time.time())
+        await asyncio.sleep(seconds)
 
 
 async def urgent_jobs_overtake_those_that_wait(subject: Subject) -> None:
@@ -186,6 +210,7 @@ async def a_run_takes_no_longer_than_its_call_allows(subject: Subject) -> None:
 
 SCENARIOS = (
     Scenario(a_delayed_job_never_runs_early),
+    Scenario(a_job_delayed_for_longer_than_a_lease_runs_once, (needs_timed_leases, needs_delay)),
     Scenario(urgent_jobs_overtake_those_that_wait),
     Scenario(jobs_run_in_the_order_of_their_submission),
     Scenario(fifty_racing_jobs_with_one_key_run_once),
