@@ -9,8 +9,9 @@ import enum
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
-from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar, cast, final, overload
+
+import msgspec
 
 from que.errors import QueError, ResultTimeout, WrongLoop
 from que.model import Event, JobStatus
@@ -29,8 +30,7 @@ _log = logging.getLogger("que")
 _EVENTS_KEPT = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """An accepted job: the backend's alias, the job's name, our id, and the engine's own name for it.
 
     `reference` is "" where the result came before the engine's acceptance did.
@@ -199,7 +199,11 @@ class Sending(Promise[Receipt]):
     __slots__ = ("_job_name",)
 
     def __init__(self, id: str, watcher: Watcher, job_name: str) -> None:
-        super().__init__(id, watcher)
+        # Spelled out instead of super().__init__(), as in Handle: there is one of these per job.
+        self.id = id
+        self._watcher = watcher
+        self._end = None
+        self._waiters = None
         self._job_name = job_name
 
     def __repr__(self) -> str:
@@ -209,7 +213,8 @@ class Sending(Promise[Receipt]):
         """The engine owns the job, under `reference`."""
         if self._end is None:
             self._end = Receipt(self._watcher.alias, self._job_name, self.id, reference)
-            self._notify()
+            if self._waiters is not None:
+                self._notify()
 
     def settle_failed(self, error: QueError) -> None:
         """The job was not accepted."""
