@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
 from que.errors import JobCancelled, JobError, JobFailed, JobTimeout, ParamsInvalid, QueError, ResultInvalid
 from que.handle import Handle
 from que.model import Failed
@@ -25,8 +27,7 @@ def error_of(failure: Failed) -> JobError:
     return JobFailed(failure.kind, failure.type, failure.message) if kind is None else kind(failure.message)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[ParamsT, ResultT]):
+class Outcome(msgspec.Struct, Generic[ParamsT, ResultT], frozen=True):
     """One item of map() that has ended: its params, and its result or the error that came instead."""
 
     params: ParamsT
