@@ -53,6 +53,7 @@ from que.model import (
     UniqueScope,
     Warned,
 )
+from que.observer import Observe, Observer
 from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingEvents, BlockingHandle, BlockingSending
 from que.retry import Retry
@@ -97,6 +98,8 @@ __all__ = [
     "NotBound",
     "NotConnected",
     "NotSent",
+    "Observe",
+    "Observer",
     "Outcome",
     "Overloaded",
     "PacketError",

@@ -10,7 +10,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -18,17 +17,18 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Never, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, Never, Self, TypeVar, Unpack, cast, overload
 
-from que.address import Address
-from que.backend import Backend, open_store
+from que.backend import Backend
 from que.blocking import BlockingQue
 from que.classform import Model
-from que.driver import open_driver
+from que.declare import Declare
 from que.errors import ConfigurationError, ConnectError, WrongLoop
 from que.handle import Handle, Receipt, Sending
-from que.job import Blocking, Context, Job, JobOptions, Middleware, StateT, StateT_co, shape_of
+from que.job import Blocking, Job, JobOptions, Middleware, StateT, shape_of
 from que.model import DeadLetter, JobStatus, QueueDepth
+from que.observer import Observe
+from que.opening import open_backend, open_store
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Sent
 from que.portal import Portal
@@ -55,21 +55,6 @@ class _State(enum.Enum):
     CLOSING = "being disconnected"
 
 
-class Declare(Protocol[StateT_co]):
-    """What `app.job(…)` gives: a decorator that turns a handler, in any of the four shapes, into its Job."""
-
-    @overload
-    def __call__(self, handler: Callable[[ParamsT], Awaitable[ResultT]], /) -> Job[ParamsT, ResultT]: ...
-    @overload
-    def __call__(
-        self, handler: Callable[[ParamsT, Context[StateT_co]], Awaitable[ResultT]], /
-    ) -> Job[ParamsT, ResultT]: ...
-    @overload
-    def __call__(self, handler: Callable[[ParamsT], ResultT], /) -> Job[ParamsT, ResultT]: ...
-    @overload
-    def __call__(self, handler: Callable[[ParamsT, Context[StateT_co]], ResultT], /) -> Job[ParamsT, ResultT]: ...
-
-
 @asynccontextmanager
 async def _stateless() -> AsyncGenerator[None, None]:
     yield None
@@ -93,7 +78,8 @@ class Que(Generic[StateT]):
     ResultTimeout at its handle, None for never. `schedule_store`: the URL of what remembers the ticks of the schedules,
     where the engines of their jobs cannot or shall not; only schedulers open it.
     `results`: the URL of a store for the results that an engine does not keep, and for the state of flows; the same
-    for those who submit and those who work.
+    for those who submit and those who work. `observers`: who looks on at each engine, made of its address:
+    que.otel.tracing(), que.metrics.prometheus(), or what makes an Observer of your own.
     Raises UnknownDriver, InvalidName or ConfigurationError for a URL or a bound that cannot be used.
     """
 
@@ -103,6 +89,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: None = ...,
         middleware: Sequence[Middleware[None]] = ...,
+        observers: Sequence[Observe] = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
@@ -115,6 +102,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: Callable[[], AbstractAsyncContextManager[StateT]],
         middleware: Sequence[Middleware[StateT]] = ...,
+        observers: Sequence[Observe] = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
@@ -126,6 +114,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
         middleware: Sequence[Middleware[Never]] = (),
+        observers: Sequence[Observe] = (),
         max_unsent: int = DEFAULT_MAX_UNSENT,
         watch_timeout: float | None = None,
         schedule_store: str | None = None,
@@ -146,13 +135,12 @@ class Que(Generic[StateT]):
             urls = (os.environ.get("QUE_URL", "memory://"),)
         parsed = [(None, url) for url in urls] + list(named_urls.items())
         for alias, url in parsed:
-            address = Address.parse(url)
-            name = alias or address.scheme
-            if name in self._backends:
+            backend = open_backend(alias, url, max_unsent, watch_timeout, observers)
+            if backend.alias in self._backends:
                 raise ConfigurationError(
-                    f"two backends are called {name!r}: give one an alias, Que(…, other={address!s})"
+                    f"two backends are called {backend.alias!r}: give one an alias, Que(…, other={backend.address!s})"
                 )
-            self._backends[name] = Backend(name, address, open_driver(address), max_unsent, watch_timeout)
+            self._backends[backend.alias] = backend
         self._schedule_store = schedule_store
         self._timetable_or_none: Timetable | None = None
         if schedule_store is not None:

@@ -47,6 +47,7 @@ from que.model import (
     Support,
     Warned,
 )
+from que.observer import Observer
 from que.options import NO_OPTIONS, Options
 from que.outcome import Outcome, Sent, error_of
 from que.patience import Patience
@@ -76,6 +77,8 @@ class Backend:
     Its submit() and send() raise NotConnected, WrongLoop, Overloaded, UnsupportedFeature, ParamsInvalid and Rejected
     (a payload over the engine's limit) at the call.
     """
+
+    observers: Sequence[Observer] = ()
 
     def __init__(
         self, alias: str, address: Address, driver: Driver, max_unsent: int, watch_timeout: float | None
@@ -233,6 +236,7 @@ class Backend:
             run_timeout=options.run_timeout if can.run_timeout else None,
             # A companion is the worker's, which knows what the job declares.
             result_ttl=options.result_ttl if stored else None,
+            headers=options.headers or None,
         )
 
     def _refuse_unkept(self, job: Job[ParamsT, ResultT], options: Options) -> None:
@@ -453,6 +457,9 @@ class Backend:
         if isinstance(promise := self._watched.get(id), Handle):
             promise.settle_event(Warned(text))
 
+    def reconnected(self) -> None:
+        """A connection that was lost is there again."""
+
     def _fail(self, id: str, error: QueError) -> None:
         promise = self._watched.pop(id, None)
         if promise is not None:
@@ -489,12 +496,3 @@ class Backend:
         raise WrongLoop(
             f"{self.address} was connected in another thread or event loop: use app.blocking() from threads"
         )
-
-
-def open_store(url: str, watch_timeout: float | None) -> Backend:
-    """Return the backend that keeps what others do not; raises UnsupportedFeature if it cannot."""
-    address = Address.parse(url)
-    store = Backend("results", address, open_driver(address), 1, watch_timeout)
-    if store.store is None:
-        raise UnsupportedFeature(address.scheme, "memory for results", 'let a file keep them: results="sqlite:///…"')
-    return store

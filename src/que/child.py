@@ -7,7 +7,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -67,6 +67,7 @@ class Request:
     payload: bytes
     job_id: str
     attempt: int | None
+    headers: Mapping[str, str]
     deadline: float | None
 
 
@@ -167,7 +168,7 @@ class _Line:
         )
 
     def context(self, request: Request) -> Context[object]:
-        delivery = Delivery(request.job, request.payload, request.job_id, request.attempt)
+        delivery = Delivery(request.job, request.payload, request.job_id, request.attempt, headers=request.headers)
         context = Context[object](
             request.job,
             state=None,

@@ -32,7 +32,8 @@ class EventSink(Protocol):
     """Where a driver tells what became of submitted jobs, by the envelope's id.
 
     Any order is fine: a result may come before its acceptance. Exactly one of refused, completed, failed and lost ends
-    a job; what comes after that, or for an unknown id, is ignored. Call it in the loop that called connect().
+    a job; what comes after that, or for an unknown id, is ignored. `reconnected` is of no job: a connection that was
+    lost is there again. Call it in the loop that called connect().
     """
 
     def accepted(self, id: str, receipt: str) -> None: ...
@@ -43,6 +44,7 @@ class EventSink(Protocol):
     def completed(self, id: str, payload: bytes) -> None: ...
     def failed(self, id: str, failure: Failed) -> None: ...
     def lost(self, id: str, error: JobError) -> None: ...
+    def reconnected(self) -> None: ...
 
 
 class ConsumerSink(Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
@@ -149,6 +149,11 @@ class Context(Generic[StateT_co]):
     @cancelled.setter
     def cancelled(self, value: bool) -> None:
         self._cancelled = value
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What came beside the params, by names in lower case; empty where the engine has no place for it."""
+        return (self._delivery and self._delivery.headers) or {}
 
     def limit_by(self, limit: asyncio.Timeout) -> None:
         """From now on the run is cancelled, too, once `limit` has expired."""
@@ -334,7 +339,11 @@ class Job(Generic[ParamsT, ResultT]):
         if (priority, expires, run_timeout, result_ttl) != (None, None, None, None):
             self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
         self.retry: Retry = retry or NO_RETRY
-        self.limits: Limits | None = None if concurrency is None and rate is None else _limits(concurrency, rate)
+        self.limits: Limits | None = None
+        if concurrency is not None or rate is not None:
+            from que.limits import Limits as Declared  # few jobs have any
+
+            self.limits = Declared.parse(concurrency, rate)
         self.executor: ExecutorName = executor
         if executor not in ("thread", "process"):
             raise ConfigurationError(f"job {name!r}: executor={executor!r}: expected 'thread' or 'process'")
@@ -393,14 +402,11 @@ class Job(Generic[ParamsT, ResultT]):
         """Whether `submitter` may carry this job: it is bound to it, or to none."""
         return self._submitter is None or self._submitter is submitter
 
-    def _bound(self) -> Submitter:
+    def bound_to(self) -> Submitter:
+        """Return what carries this job; raises NotBound."""
         if self._submitter is None:
             raise NotBound(self.name)
         return self._submitter
-
-    def bound_to(self) -> FlowSubmitter:
-        """Return what carries this job's flows; raises NotBound."""
-        return self._bound()
 
     def as_flow(self) -> Flow[ParamsT, ResultT]:
         """Return the flow of this job alone; raises ConfigurationError for one that no flow can have."""
@@ -444,7 +450,7 @@ class Job(Generic[ParamsT, ResultT]):
 
         Raises what submit() raises for the first item that is refused, and then none of them leaves.
         """
-        return self._bound().submit_many(self, items, self.options)
+        return self.bound_to().submit_many(self, items, self.options)
 
     def map(
         self, items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
@@ -454,7 +460,7 @@ class Job(Generic[ParamsT, ResultT]):
         At most `in_flight` jobs are on their way, so `items` may be endless. Leaving the loop early abandons the
         jobs under way; they still run.
         """
-        return self._bound().map(self, items, in_flight)
+        return self.bound_to().map(self, items, in_flight)
 
     async def send_many(
         self, items: Iterable[ParamsT] | AsyncIterable[ParamsT], /, *, in_flight: int = 1000
@@ -463,7 +469,7 @@ class Job(Generic[ParamsT, ResultT]):
 
         At most `in_flight` jobs wait for their acceptance, so `items` may be of any length.
         """
-        return await self._bound().send_many(self, items, in_flight)
+        return await self.bound_to().send_many(self, items, in_flight)
 
     def dump_params(self, params: ParamsT, /) -> bytes:
         """Return the encoded params; raises ParamsInvalid with the path and the reason."""
@@ -492,9 +498,3 @@ class Job(Generic[ParamsT, ResultT]):
             return cast(ResultT, self._result.decode(payload))
         except PayloadError as error:
             raise ResultInvalid(f"job {self.name!r}: {error}") from error
-
-
-def _limits(concurrency: int | None, rate: str | None) -> "Limits":
-    from que.limits import Limits  # few jobs have any
-
-    return Limits.parse(concurrency, rate)

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TypedDict
 
 from que.errors import ConfigurationError, UnsupportedFeature
+from que.headers import checked
 from que.model import Capabilities, Priority
 
 
@@ -16,8 +17,9 @@ class CallOptions(TypedDict, total=False):
 
     `delay`: seconds from now. `at`: an aware datetime. `unique`: a key for coalescing. `expires`: seconds to wait in
     the queue. `run_timeout`: seconds for one run. `result_ttl`: seconds for which the engine keeps the result after the
-    job's end, to be found again by app.handle(). `connection`: for send() alone, a connection of the engine's own
-    library: the job exists if and only if its transaction is committed.
+    job's end, to be found again by app.handle(). `headers`: facts beside the params, short values of printable ASCII by
+    lower-case names: `context.headers` where the job runs. `connection`: for send() alone, a connection of the engine's
+    own library: the job exists if and only if its transaction is committed.
     """
 
     priority: Priority | None
@@ -27,6 +29,7 @@ class CallOptions(TypedDict, total=False):
     expires: float | None
     run_timeout: float | None
     result_ttl: float | None
+    headers: Mapping[str, str] | None
     connection: object
 
 
@@ -57,6 +60,7 @@ class Options:
     expires: float | None = None
     run_timeout: float | None = None
     result_ttl: float | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
     connection: object = None
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class Options:
                 raise ConfigurationError(f"{name}={value!r}: expected {expected}")
         if self.at is not None and self.delay is not None:
             raise ConfigurationError("delay= and at= exclude each other")
+        if self.headers is not None:
+            object.__setattr__(self, "headers", checked(self.headers))
 
     def over(self, defaults: "Options") -> "Options":
         """Return these options, with `defaults` where they say nothing."""
@@ -91,6 +97,7 @@ class Options:
             (self.unique is not None, can.unique, "unique keys", "leave unique= out and make the job idempotent"),
             (self.expires is not None, can.expiry, "expiry", "leave expires= out and check the time in the handler"),
             (self.result_ttl is not None, can.results_stored, "kept results", "await the handle that submit() returns"),
+            (bool(self.headers), can.headers, "headers", "make what they say a part of the params"),
             (
                 per_call and self.run_timeout is not None,
                 can.run_timeout,
@@ -103,5 +110,5 @@ class Options:
                 raise UnsupportedFeature(driver, feature, hint)
 
 
-_NAMES = tuple(field.name for field in fields(Options))
+_NAMES = tuple(each.name for each in fields(Options))
 NO_OPTIONS = Options()

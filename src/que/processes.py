@@ -89,7 +89,8 @@ class _Pool:
         ParamsUnfit or ResultUnfit.
         """
         child = await self._idle.get()
-        run = _Run(Request(job, payload, context.job_id, context.attempt, context.deadline), context)
+        facts = (context.job_id, context.attempt, context.headers, context.deadline)
+        run = _Run(Request(job, payload, *facts), context)
         try:
             return _result(await asyncio.wrap_future(child.run(run)))
         except asyncio.CancelledError:

@@ -20,6 +20,7 @@ from que.driver import Consumer, Emits, Extends
 from que.errors import ConfigurationError, NotConnected
 from que.job import Blocking, Job, Middleware, Surroundings
 from que.model import Capabilities, Delivery, Settled, Settlement, Verdict
+from que.observer import ObservedConsumer, tell_settled
 from que.records import Records
 from que.run import InProcess, Runs
 from que.slots import Slots, Stop
@@ -176,7 +177,8 @@ class Worker(Generic[StateT]):
             stack.push_async_callback(self._close_stations)
             for backend, jobs, slots in self._shares():
                 station = _Station(backend, jobs, slots)
-                await station.open(partial(Runs, jobs, self._middleware, state), blocking)
+                around = (*(each.run for each in backend.observers), *self._middleware)
+                await station.open(partial(Runs, jobs, around, state), blocking)
                 self._stations.append(station)
         finally:
             self._opening = False
@@ -253,11 +255,11 @@ class _Station:
         can = self._driver.capabilities
         in_process = await self._open_processes(can)
         try:
-            self._consumer: Consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
+            consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
         except BaseException:
             await self._exits.aclose()
             raise
-        emits = self._consumer if isinstance(self._consumer, Emits) else None
+        emits = consumer if isinstance(consumer, Emits) else None
         surroundings = Surroundings(
             driver=self.address.scheme,
             loop=self._loop,
@@ -269,12 +271,14 @@ class _Station:
             blocking=blocking,
         )
         runners = runs(self._executor, self._outlived, surroundings, in_process).runners
+        observers = self._backend.observers
+        self._consumer: Consumer = ObservedConsumer(consumer, observers) if observers else consumer
         self._settling = Batcher[Settlement](self._settle, self._driver.calls_in_flight, self._loop)
         self._records = Records(self._backend, self._jobs.values(), runners, self._settling.add)
         self._slots = Slots(self._concurrency, self._records.run, self._report, self._loop)
         self.reserving = self._loop.create_task(self._reserve())
-        if can.lease_seconds is not None and isinstance(self._consumer, Extends):
-            self._extending = self._loop.create_task(self._extend(self._consumer, can.lease_seconds))
+        if can.lease_seconds is not None and isinstance(consumer, Extends):
+            self._extending = self._loop.create_task(self._extend(consumer, can.lease_seconds))
 
     async def _open_processes(self, can: Capabilities) -> InProcess | None:
         if not any(job.executor == "process" for job in self._jobs.values()):
@@ -355,6 +359,7 @@ class _Station:
     def _report(self, delivery: Delivery, verdict: Verdict | None) -> None:
         if verdict is None:
             _log.warning("job %s %s: its lease is gone, so its result is not used", delivery.function, delivery.id)
+            tell_settled(self._backend.observers, delivery, None, Settled.LOST)
             self._give_room(1)
         elif delivery.function in self._records.ttls or delivery.id.startswith("flow-"):
             self._records.add((delivery, verdict))

@@ -38,7 +38,7 @@ MEANINGS = {
     "cancel_running": "`cancel()` of a job that runs",
     "retry": "the engine waits between the runs of a job (else its worker does)",
     "dead_letters": "`app.dead_letters(job)`: what failed and nobody waited for",
-    "headers": "facts travel beside the params",
+    "headers": "`headers=`: facts travel beside the params, `context.headers`",
     "inspect": "`status()` of a job, `app.depths()`",
     "ticks": "the ticks of schedules are remembered, so that each is sent once (else `schedule_store=`)",
     "keeps": "results of other engines' jobs (`results=`) and the state of flows can be kept there",

@@ -50,6 +50,8 @@ class Events:
     def lost(self, id: str, error: JobError) -> None:
         self._add(id, "lost", error)
 
+    def reconnected(self) -> None: ...
+
     def all(self, kind: str) -> dict[str, Event]:
         """The first event of this kind of each job that had one."""
         firsts = {id: next((event for event in log if event[0] == kind), None) for id, log in self.of.items()}

@@ -42,6 +42,8 @@ class Told:
     def lost(self, id: str, error: JobError) -> None:
         self._end(id, error)
 
+    def reconnected(self) -> None: ...
+
     def _end(self, id: str, end: object) -> None:
         assert id not in self.ends, f"{id} ended twice"
         self.ends[id] = end

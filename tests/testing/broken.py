@@ -146,6 +146,8 @@ class _Crossing:
     def lost(self, id: str, error: JobError) -> None:
         self.events.lost(id, error)
 
+    def reconnected(self) -> None: ...
+
 
 class IgnoresDelay(Wrapper):
     """A delayed job runs at once."""
@@ -166,6 +168,13 @@ class IgnoresUniques(Wrapper):
 
     async def submit(self, envelopes: Sequence[Envelope]) -> None:
         await self.inner.submit([msgspec.structs.replace(envelope, unique=None) for envelope in envelopes])
+
+
+class IgnoresHeaders(Wrapper):
+    """What travels beside the params is thrown away."""
+
+    async def submit(self, envelopes: Sequence[Envelope]) -> None:
+        await self.inner.submit([msgspec.structs.replace(envelope, headers=None) for envelope in envelopes])
 
 
 class DropsCancelledReserves(Wrapper):
@@ -214,6 +223,7 @@ BROKEN: dict[str, Callable[[Driver], Driver]] = {
     "hasty": IgnoresDelay,
     "level": IgnoresPriority,
     "forgetful": IgnoresUniques,
+    "bare": IgnoresHeaders,
     "dropping": DropsCancelledReserves,
     "brief": OverstatesItsLease,
     "trusting": TrustsStaleVerdicts,

@@ -33,6 +33,7 @@ def subject(url: str, scratch: Path) -> Subject:
         pytest.param("hasty", "a delayed job never runs early", "ran .* s early", id="hasty"),
         pytest.param("level", "urgent jobs overtake those that wait", "the order should be", id="level"),
         pytest.param("forgetful", "fifty racing jobs with one key run once", "ran 50 times", id="forgetful"),
+        pytest.param("bare", "headers come with the job in every run", "runs with the headers", id="bare"),
         pytest.param("dropping", "a reserve that is cancelled loses nothing", "no delivery|no end", id="dropping"),
     ],
 )
@@ -70,4 +71,14 @@ def test_the_driver_inside_of_a_broken_one_passes(scenario: Scenario, tmp_path: 
 
 
 def test_every_way_of_being_broken_is_tried() -> None:
-    assert BROKEN.keys() == {"early", "crossing", "hasty", "level", "forgetful", "dropping", "brief", "trusting"}
+    assert BROKEN.keys() == {
+        "early",
+        "crossing",
+        "hasty",
+        "level",
+        "forgetful",
+        "bare",
+        "dropping",
+        "brief",
+        "trusting",
+    }

@@ -71,6 +71,8 @@ class Heard:
     def lost(self, id: str, error: JobError) -> None:
         self.events.append(("lost", id, type(error)))
 
+    def reconnected(self) -> None: ...
+
 
 class Notices:
     """Writes down what the engine says to one worker."""

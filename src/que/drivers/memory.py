@@ -52,6 +52,7 @@ _CAPABILITIES = Capabilities(
     cancel_queued=Support.NATIVE,
     cancel_running=Support.NATIVE,
     retry=Support.NATIVE,
+    headers=Support.NATIVE,
     inspect=Support.NATIVE,
     ticks=Support.NATIVE,
     keeps=Support.NATIVE,
@@ -373,7 +374,9 @@ class _MemoryConsumer:
     def _deliver(self, job: _Job) -> Delivery:
         envelope = job.envelope
         job.attempts += 1
-        delivery = Delivery(envelope.function, envelope.payload, envelope.id, job.attempts, envelope.run_timeout)
+        delivery = Delivery(
+            envelope.function, envelope.payload, envelope.id, job.attempts, envelope.run_timeout, None, envelope.headers
+        )
         job.held = (self, delivery)
         if job.timer is not None:
             job.timer.cancel()

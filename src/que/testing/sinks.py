@@ -12,6 +12,7 @@ class Recorder:
 
     receipts: dict[str, str] = field(default_factory=dict[str, str])
     ends: dict[str, object] = field(default_factory=dict[str, object])
+    reconnects: int = 0
 
     def accepted(self, id: str, receipt: str) -> None:
         self.receipts[id] = receipt
@@ -31,6 +32,9 @@ class Recorder:
 
     def lost(self, id: str, error: JobError) -> None:
         self.ends[id] = error
+
+    def reconnected(self) -> None:
+        self.reconnects += 1
 
 
 @dataclass(slots=True)

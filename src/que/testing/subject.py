@@ -91,9 +91,9 @@ class Subject:
         await driver.connect(events)
         return driver
 
-    def app(self) -> que.Que[None]:
+    def app(self, *observers: que.Observe) -> que.Que[None]:
         """Return an app of its own, not connected."""
-        return que.Que(self.url)
+        return que.Que(self.url, observers=observers)
 
     def name(self, word: str) -> str:
         """Return the name of a job that no other run uses."""

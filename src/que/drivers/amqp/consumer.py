@@ -86,7 +86,8 @@ class AmqpConsumer:
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._letters: list[tuple[Delivery, Letter]] = []
-        self._link: Link[Claim] = Link(options, tls, f"worker of {', '.join(functions)}"[:100], self._open, self._lost)
+        role = f"worker of {', '.join(functions)}"[:100]
+        self._link: Link[Claim] = Link(options, tls, role, self._open, self._lost, outboxes.back)
 
     async def begin(self) -> None:
         """Wait until it consumes; raises ConnectError where that cannot be."""

@@ -59,6 +59,7 @@ class AmqpDriver:
             f"driver of {self._address}",
             submitter.open,
             lambda outbox, error: submitter.lose(error),
+            events.reconnected,
         )
         try:
             error = await asyncio.shield(link.first)

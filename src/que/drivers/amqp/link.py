@@ -22,7 +22,7 @@ class Link(Generic[SessionT]):
     """Keeps a connection and what `open_session` makes of it; `session` is None while there is none.
 
     Pauses between attempts are random between 0 and a bound that doubles up to `options.backoff`. An outage and its end
-    are logged once each. `lost` is told when a session has ended.
+    are logged once each. `lost` is told when a session has ended, `back` when an outage has.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Link(Generic[SessionT]):
         role: str,
         open_session: Callable[[Connection], Coroutine[object, object, SessionT]],
         lost: Callable[[SessionT, Exception], None],
+        back: Callable[[], None],
     ) -> None:
         self.session: SessionT | None = None
         self._up = asyncio.Event()
@@ -43,6 +44,7 @@ class Link(Generic[SessionT]):
         self._role = role
         self._open_session = open_session
         self._lost = lost
+        self.back: Callable[[], None] = back
         self._failures = 0
         self._down = False
         self._closing = False
@@ -122,3 +124,4 @@ class Link(Generic[SessionT]):
         if self._down:
             self._down = False
             _log.warning("the %s is connected again", self._role)
+            self.back()

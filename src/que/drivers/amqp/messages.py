@@ -30,6 +30,7 @@ FAILURE, BURIED = "x-que-failure", "x-que-buried"
 # CC and BCC would have a copy go where the first one went too.
 _LEFT_OUT = frozenset({ATTEMPTS, EXPIRES, FAILURE, BURIED, "CC", "BCC"})
 _OF_THE_SERVER = ("x-death", "x-delivery-count", "x-acquired-count", "x-first-death-", "x-last-death-")
+_NOT_GIVEN = ("x-que-", *_OF_THE_SERVER)
 _PERSISTENT = 2
 
 
@@ -57,12 +58,12 @@ class Lease(NamedTuple):
 def job_properties(envelope: Envelope, now: float) -> bytes:
     """Return the properties of a job's message."""
     reply_to = None if envelope.background else REPLY_TO
-    if envelope.expires is None and envelope.run_timeout is None:
+    if envelope.expires is None and envelope.run_timeout is None and envelope.headers is None:
         # Nearly every job: only the id is its own.
         start, middle, end = _PLAIN[reply_to]
         id = short_string(envelope.id)
         return b"".join((start, id, middle, id, end))
-    headers: FieldTable = {}
+    headers: FieldTable = dict(envelope.headers or {})
     if envelope.expires is not None:
         headers[EXPIRES] = int(1000 * expires_at(envelope, now))
     if envelope.run_timeout is not None:
@@ -103,7 +104,7 @@ def delivery_of(message: Message, function: str, channel: Channel) -> Delivery:
     properties = message.properties
     assert isinstance(tag, int)
     attempt = 1
-    run_timeout = None
+    run_timeout = given = None
     headers = properties.headers
     if headers:
         attempt += _number(headers.get(ATTEMPTS))
@@ -111,10 +112,17 @@ def delivery_of(message: Message, function: str, channel: Channel) -> Delivery:
         attempt += _number(headers["x-delivery-count"]) if "x-delivery-count" in headers else bool(redelivered)
         if milliseconds := _number(headers.get(RUN_TIMEOUT)):
             run_timeout = milliseconds / 1000
+        given = _given(headers)
     elif redelivered:
         attempt = 2
     id = properties.message_id or properties.correlation_id or f"{function}#{tag}"
-    return Delivery(function, message.body, id, attempt, run_timeout, Lease(channel, tag, properties))
+    return Delivery(function, message.body, id, attempt, run_timeout, Lease(channel, tag, properties), given)
+
+
+def _given(headers: FieldTable) -> dict[str, str] | None:
+    """Return the headers that are the submitter's own, by names in lower case; what is no text is left out."""
+    texts = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    return {name: value for name, value in texts.items() if not name.startswith(_NOT_GIVEN)} or None
 
 
 def has_expired(delivery: Delivery) -> bool:

@@ -42,6 +42,7 @@ class GearmanConsumer:
         names: Mapping[bytes, str],
         slots: int,
         notices: ConsumerSink,
+        back: Callable[[], None],
     ) -> None:
         self._options = options
         self._names = names
@@ -58,7 +59,7 @@ class GearmanConsumer:
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._poll_at = 0.0
-        self._links = [Link(host, options, tls, "worker", self._open, self._up) for host in options.hosts]
+        self._links = [Link(host, options, tls, "worker", self._open, self._up, back) for host in options.hosts]
 
     # The contract
 

@@ -84,7 +84,13 @@ class GearmanDriver:
 
     def _link(self, host: Host, submitter: Submitter) -> Link[ClientSession]:
         return Link(
-            host, self._options, self._tls, "client", lambda link: ClientSession(submitter, link.host), submitter.up
+            host,
+            self._options,
+            self._tls,
+            "client",
+            lambda link: ClientSession(submitter, link.host),
+            submitter.up,
+            submitter.events.reconnected,
         )
 
     async def disconnect(self) -> None:
@@ -109,7 +115,7 @@ class GearmanDriver:
         names = {function_name(function): function for function in functions}
         if not names or slots < 1:
             raise ConfigurationError("a consumer needs at least one function and one slot")
-        consumer = GearmanConsumer(self._options, self._tls, names, slots, notices)
+        consumer = GearmanConsumer(self._options, self._tls, names, slots, notices, self._submitter.events.reconnected)
         self._consumers.append(consumer)
         try:
             failures = await consumer.connect(_PATIENCE_SECONDS)

@@ -33,12 +33,14 @@ SessionT = TypeVar("SessionT", bound=LinkSession)
 class Link(Generic[SessionT]):
     """Keeps one session with `host` alive; `session` is None while there is none.
 
-    `open_session` makes a session, `up` is told when the server has answered its greeting. Pauses between attempts are
-    random between 0 and a bound that doubles up to `options.backoff`. An outage and its end are logged once each.
+    `open_session` makes a session, `up` is told when the server has answered its greeting, `back` if that ends an
+    outage. Pauses between attempts are random between 0 and a bound that doubles up to `options.backoff`. An outage and
+    its end are logged once each.
     """
 
     __slots__ = (
-        "_down", "_failures", "_open_session", "_options", "_role", "_task", "_tls", "_up", "first", "host", "session",
+        "_back", "_down", "_failures", "_open_session", "_options", "_role", "_task", "_tls", "_up", "first", "host",
+        "session",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +51,7 @@ class Link(Generic[SessionT]):
         role: str,
         open_session: Callable[["Link[SessionT]"], SessionT],
         up: Callable[[SessionT], None],
+        back: Callable[[], None],
     ) -> None:
         self.host: Host = host
         self.session: SessionT | None = None
@@ -59,6 +62,7 @@ class Link(Generic[SessionT]):
         self._role = role
         self._open_session = open_session
         self._up = up
+        self._back = back
         self._down = False
         self._failures = 0
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"que {role} {host}")
@@ -167,6 +171,7 @@ class Link(Generic[SessionT]):
         if self._down:
             self._down = False
             _log.warning("%s is connected to %s again", self._role, self.host)
+            self._back()
 
 
 async def first_answers(links: list[Link[SessionT]], patience: float) -> list[tuple[Host, Exception]]:

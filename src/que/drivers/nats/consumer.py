@@ -190,6 +190,7 @@ class NatsConsumer:
                 lease.delivered - lease.released,
                 names.number(headers, names.RUN_TIMEOUT),
                 lease,
+                names.given(headers),
             )
         )
         self._ready.set()

@@ -77,6 +77,7 @@ class _Open:
             consumer.restart()
 
     async def _return(self) -> None:
+        self.events.reconnected()
         with contextlib.suppress(Silence, Refused):
             await self.streams.open()
         self._restart()

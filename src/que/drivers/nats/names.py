@@ -25,6 +25,7 @@ RUN_TIMEOUT, RESULT_TTL, RECEIPT = "Que-Run-Timeout", "Que-Result-Ttl", "Que-Rec
 KIND, FAILURE, ATTEMPTS, BURIED_AT = "Que-Kind", "Que-Failure", "Que-Attempts", "Que-Buried-At"
 LANE = "Que-Lane"
 UNIQUE = "Nats-Msg-Id"
+_NOT_GIVEN = ("Que-", "Nats-")
 
 # Kept free of each message for its headers, which hold the failure of a dead letter too.
 HEADER_BYTES = 16_384
@@ -74,7 +75,14 @@ def headers_of(envelope: Envelope, session: str, now: float) -> dict[str, str]:
         headers[RESULT_TTL] = repr(envelope.result_ttl)
     if envelope.unique is not None:
         headers[UNIQUE] = unique_id(envelope.function, envelope.unique)
+    if envelope.headers is not None:
+        headers.update(envelope.headers)
     return headers
+
+
+def given(headers: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the headers that are the submitter's own, by names in lower case."""
+    return {name.lower(): value for name, value in headers.items() if not name.startswith(_NOT_GIVEN)} or None
 
 
 def number(headers: Mapping[str, str], name: str) -> float | None:

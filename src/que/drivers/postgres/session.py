@@ -151,6 +151,7 @@ class Session:
 
     async def back(self) -> None:
         """We listen again: make good for what was not heard."""
+        self.events.reconnected()
         self._wake_consumers()
         self._start(self._make_good())
 

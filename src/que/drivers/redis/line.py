@@ -33,8 +33,8 @@ class Unsuitable(Exception):
 class Line:
     """Calls scripts, and hands over the mail of the session `session` as it comes.
 
-    `greet` is awaited with each new connection, before anybody else may use it. `name`: the address, without its
-    password. `is_durable`: whether the server writes each job to its append-only file.
+    `greet` is awaited with each new connection, before anybody else may use it; `back` is told of each but the first.
+    `name`: the address, without its password. `is_durable`: whether the server writes each job to its append-only file.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Line:
         session: str,
         greet: Callable[[Link], Awaitable[None]],
         hear: Callable[[Fields], None],
+        back: Callable[[], None],
     ) -> None:
         self.is_durable: bool = False
         self.name: str = str(address)
@@ -52,6 +53,7 @@ class Line:
         self._box = f"{options.prefix}mail:{session}"
         self._greet = greet
         self._hear = hear
+        self._back = back
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._last_letter = b"0-0"
@@ -133,6 +135,7 @@ class Line:
                 _log.exception("%s: a fault of the driver has cost the connection", self.name)
             links = await self._connect_again()
             _log.warning("%s: connected again", self.name)
+            self._back()
 
     async def _connect_again(self) -> tuple[Link, Link]:
         pause = _FIRST_PAUSE_SECONDS

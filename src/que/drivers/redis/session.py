@@ -41,7 +41,7 @@ class Session:
         self.events = events
         self.watched: set[str] = set()
         self.asked: set[str] = set()
-        self.line: Line = Line(address, options, self.name, self._greet, self._hear)
+        self.line: Line = Line(address, options, self.name, self._greet, self._hear, events.reconnected)
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)

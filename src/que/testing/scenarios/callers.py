@@ -177,20 +177,31 @@ async def a_worker_that_stops_while_busy_gives_its_jobs_back(subject: Subject) -
 
 
 async def everyone_is_back_after_the_engine_restarts(subject: Subject) -> None:
-    """Those who submit and those who work connect again by themselves; how soon is noted."""
+    """Those who submit and those who work connect again by themselves, and it is told; how soon is noted."""
     assert subject.restart is not None
-    app = subject.app()
+    told = _Reconnects()
+    app = subject.app(lambda address: told)
     echo = _echo(app, subject)
     loop = asyncio.get_running_loop()
     async with app, app.worker(concurrency=4):
         expect(await echo.submit(1) == 1, "the app works before the restart")
         for _ in range(2):
+            known = told.count
             await asyncio.to_thread(subject.restart)
             start = loop.time()
             while not await _works(echo):
                 expect(loop.time() - start < 30, "nobody is back 30 s after the restart")
             subject.note(f"everyone was back {loop.time() - start:.3f} s after the restart")
             expect(await que.gather(*echo.submit_many(range(50))) == tuple(range(50)), "each answer to its own caller")
+            await until(lambda: told.count > known, "the driver to tell that it is connected again")  # noqa: B023
+
+
+class _Reconnects(que.Observer):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def reconnected(self) -> None:
+        self.count += 1
 
 
 async def _works(echo: que.Job[int, int]) -> bool:

@@ -229,6 +229,35 @@ async def a_job_that_waits_for_its_next_run_holds_no_slot(subject: Subject) -> N
     expect(second - first > 0.49, f"RetryAfter(0.5) ran again after {second - first:.3f} s")
 
 
+async def headers_come_with_the_job_in_every_run(subject: Subject) -> None:
+    """Byte for byte, a retry's too, and none with a job that has none; else they are refused."""
+    app = subject.app()
+    given = {
+        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+        "x-note": 'a: b, c="d"; 1/2',
+        "empty": "",
+        "x" * 64: "y" * 900,
+    }
+    seen: list[dict[str, str]] = []
+
+    @app.job(subject.name("headed"), retry=que.Retry(attempts=2, base=0.01))
+    async def headed(failures: int, context: que.Context[None]) -> int:
+        seen.append(dict(context.headers))
+        if len(seen) <= failures:
+            raise ValueError("again")
+        return failures
+
+    async with app, app.worker(concurrency=1):
+        if not subject.can.headers:
+            await refused(lambda: headed.submit(0, headers=given), "headers")
+            expect(await headed.submit(0) == 0 and seen == [{}], f"a job without headers has none, not {seen}")
+            return
+        await headed.submit(1, headers=given)
+        await headed.submit(0, headers=given, expires=60 if subject.can.expiry else None)
+        await headed.submit(0)
+    expect(seen == [given, given, given, {}], f"three runs with the headers that were given, one without, not {seen}")
+
+
 SCENARIOS = (
     Scenario(progress_chunks_and_warnings_arrive_in_order, (needs_pushed_results,)),
     Scenario(what_the_engine_holds_can_be_looked_at),
@@ -236,4 +265,5 @@ SCENARIOS = (
     Scenario(a_running_job_that_is_cancelled_ends, (needs_pushed_results,)),
     Scenario(what_fails_for_good_is_kept_as_a_dead_letter),
     Scenario(a_job_that_waits_for_its_next_run_holds_no_slot, (needs_pushed_results,)),
+    Scenario(headers_come_with_the_job_in_every_run, (needs_pushed_results,)),
 )
