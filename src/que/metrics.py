@@ -94,9 +94,7 @@ class _Counting(Observer):
     def settled(self, delivery: Delivery, verdict: Verdict | None, outcome: Settled) -> None:
         """Count it by its verdict, or by what kept that from being the engine's."""
         name = outcome.value
-        if verdict is None:
-            name = Settled.LOST.value
-        elif outcome is Settled.CONFIRMED:
+        if verdict is not None and outcome is Settled.CONFIRMED:
             name = _VERDICTS[type(verdict)]
         self._meters.settled.labels(delivery.function, self._scheme, name).inc()
 

@@ -42,6 +42,12 @@ class ObservedBackend(Backend):
         super().__init__(alias, address, driver, max_unsent, watch_timeout)
         self.observers: Sequence[Observer] = [each(address) for each in observe]
         self._waiting: dict[str, Sequence[Told]] = {}
+        self._has_headers = False
+
+    async def connect(self) -> None:
+        """Reach the engine."""
+        await super().connect()
+        self._has_headers = bool(self.driver.capabilities.headers)
 
     def renew(self) -> None:
         """Start over in a forked child."""
@@ -59,9 +65,7 @@ class ObservedBackend(Backend):
         return super().post(contextvars.Context().run(self._announce, envelope))
 
     def _announce(self, envelope: Envelope) -> Envelope:
-        headers: MutableMapping[str, str] | None = None
-        if self.driver.capabilities.headers:
-            headers = dict(envelope.headers or {})
+        headers: MutableMapping[str, str] | None = dict(envelope.headers or {}) if self._has_headers else None
         heard = [told(observer.submitting, envelope, headers) for observer in self.observers]
         facts = msgspec.structs.asdict(envelope)
         facts["headers"] = headers or None
@@ -71,24 +75,18 @@ class ObservedBackend(Backend):
         """Return a sending that is told of, too, once it is in its transaction."""
         envelope = self.prepare(job, params, options, background=True)
         sending = enlist(self, self.driver, options.connection, envelope)
-        self._expect_answer(envelope)
-        sending.add_done_callback(lambda ended: self._answer(envelope.id, ended.error))
+        sending.add_done_callback(lambda ended: _answer(_waiting_of(envelope), ended.error))
         return sending
 
     def dispatch(self, envelope: Envelope, promise: Handle[object] | Sending) -> None:
         """Let a prepared job leave, and its observers hear of it."""
-        self._expect_answer(envelope)
+        self._waiting[envelope.id] = _waiting_of(envelope)
         super().dispatch(envelope, promise)
         if self._batcher is None:
             self._answer(envelope.id, NotSent(f"{self.address} was disconnected before the job could leave"))
 
-    def _expect_answer(self, envelope: Envelope) -> None:
-        if isinstance(envelope, _Announced):
-            self._waiting[envelope.id] = envelope.waiting
-
     def _answer(self, id: str, error: QueError | None) -> None:
-        for each in self._waiting.pop(id, ()):
-            told(each, error)
+        _answer(self._waiting.pop(id, ()), error)
 
     def accepted(self, id: str, receipt: str) -> None:
         """The engine has a job."""
@@ -118,3 +116,12 @@ class ObservedBackend(Backend):
         """A connection to the engine is there again."""
         for observer in self.observers:
             told(observer.reconnected)
+
+
+def _waiting_of(envelope: Envelope) -> Sequence[Told]:
+    return envelope.waiting if isinstance(envelope, _Announced) else ()
+
+
+def _answer(waiting: Sequence[Told], error: QueError | None) -> None:
+    for each in waiting:
+        told(each, error)

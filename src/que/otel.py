@@ -16,7 +16,6 @@ from que.observer import Observe, Observer, Told, told
 
 try:
     from opentelemetry import propagate, trace
-    from opentelemetry.context import Context as Surroundings
     from opentelemetry.context import attach, detach
     from opentelemetry.propagators.textmap import Setter, TextMapPropagator
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TracerProvider
@@ -81,8 +80,8 @@ class _Tracing(Observer):
 
     async def run(self, context: Context[object], params: object, call_next: Next) -> object:
         """Have the run inside a span, which is the current one for the handler."""
-        # Empty, because the worker's own surroundings are not the job's.
-        came = self._propagator.extract(context.headers, Surroundings())
+        # Nothing of what surrounds the worker is in it.
+        came = self._propagator.extract(context.headers)
         origin = trace.get_current_span(came).get_span_context()
         attributes = self._attributes("process", context.job, context.job_id)
         if context.attempt is not None:

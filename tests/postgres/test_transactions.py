@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 from sqlalchemy.orm import Session
 
 import que
+from que.model import Envelope
 from que.options import CallOptions
 from tests.postgres.server import Postgres
 from tests.unit.loops import in_loop
@@ -117,6 +118,32 @@ async def test_a_job_of_a_transaction_runs_once_that_is_committed(url: str, tran
                 receipt = await job.send([1, 2], connection=connection, result_ttl=60)
                 assert (await app.depths())["postgresql"][0].queued == 0
             assert await app.handle(job, receipt) == 3
+
+
+class Answers(que.Observer):
+    """Writes down what it is told of submissions."""
+
+    def __init__(self) -> None:
+        self.all: list[que.QueError | None] = []
+
+    def submitting(self, envelope: Envelope, headers: object) -> Callable[[que.QueError | None], None]:
+        return self.all.append
+
+
+@every_library
+@in_loop
+async def test_an_observer_is_told_once_a_job_is_in_its_transaction(url: str, transaction: Transaction) -> None:
+    answers = Answers()
+    async with que.Que(url, observers=[lambda engine: answers]) as app:
+        job = app.add(adding())
+        async with transaction(url) as connection:
+            sending = job.send([1, 2], connection=connection)
+            assert answers.all == []
+            await sending
+            assert answers.all == [None]
+        with pytest.raises(que.ConfigurationError):
+            await job.send([1], connection="postgresql://")
+    assert [type(answer) for answer in answers.all] == [type(None), que.ConfigurationError]
 
 
 @every_library

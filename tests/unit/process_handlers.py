@@ -89,6 +89,10 @@ def tells_all(order: Order, context: que.Context) -> list[str]:
     return [context.job, context.job_id, str(context.attempt), str(context.deadline is None), str(context.cancelled)]
 
 
+def tells_its_headers(order: Order, context: que.Context) -> dict[str, str]:
+    return dict(context.headers)
+
+
 def tells_its_progress(order: Order, context: que.Context) -> str:
     context.progress(1, 2)
     return "done"

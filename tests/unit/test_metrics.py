@@ -119,6 +119,7 @@ async def test_refusals_losses_and_reconnects_are_counted() -> None:
 
     @app.job("work")
     async def work(params: int) -> int:
+        await asyncio.sleep(params if params > 1 else 0)
         return params
 
     async with app, app.worker():
@@ -130,7 +131,12 @@ async def test_refusals_losses_and_reconnects_are_counted() -> None:
             consumer.outcome = outcome
             consumer.feed([Delivery("work", b"1", str(number))])
             await until(lambda: figures.of("que_jobs_settled_total", scheme, verdict=outcome.value) == 1)  # noqa: B023
+        consumer.feed([gone := Delivery("work", b"1000", "gone")])
+        await until(lambda: figures.of("que_runs_in_flight", scheme) == 1)
+        consumer.notices.lost(gone)
+        await until(lambda: figures.of("que_jobs_settled_total", scheme, verdict="lost") == 2)
         driver.events.reconnected()
+    assert figures.of("que_runs_in_flight", scheme) == 0
     assert figures.of("que_jobs_refused_total", scheme, error="QueueFull") == 1
     assert figures.of("que_jobs_submitted_total", scheme) is None
     assert figures.of("que_wait_seconds_count", scheme) is None

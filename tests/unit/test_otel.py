@@ -7,12 +7,22 @@ from collections.abc import Mapping
 
 import pytest
 from opentelemetry import baggage, trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import que
+from que.address import Address
 from que.model import Envelope
+from que.otel import tracing
 from tests.engines.spans import Spans
 from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop
@@ -129,13 +139,74 @@ async def test_baggage_travels_and_what_no_engine_could_carry_stays_behind() -> 
         seen.append((baggage.get_baggage("tenant"), sorted(context.headers)))
 
     async with app, app.worker():
-        for value in ("blue\r\ngreen", "x" * 5000):
-            token = attach(baggage.set_baggage("tenant", value))
+        for value in ("blue\r\ngreen", "x" * 3000):
+            token = attach(baggage.set_baggage("more", "y" * 2000, baggage.set_baggage("tenant", value)))
             try:
                 await work.submit(1)
             finally:
                 detach(token)
     assert seen == [("blue\r\ngreen", ["baggage", "traceparent"]), (None, ["traceparent"])]
+
+
+class Careless(TextMapPropagator):
+    """Writes what some engine would not carry."""
+
+    @property
+    def fields(self) -> set[str]:
+        return {"x-user"}
+
+    def extract(
+        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+    ) -> Context:
+        return context or Context()
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        setter.set(carrier, "X-User", "Zoë")
+        setter.set(carrier, "X-Host", "here")
+
+
+@in_loop
+async def test_a_header_that_some_engine_could_not_carry_is_left_out() -> None:
+    app = que.Que("memory://", observers=[tracing(propagator=Careless())])
+
+    @app.job("work")
+    async def work(params: int, context: que.Context) -> dict[str, str]:
+        return dict(context.headers)
+
+    async with app, app.worker():
+        assert await work.submit(1) == {"x-host": "here"}
+
+
+@in_loop
+async def test_the_first_step_of_a_flow_is_no_child_of_what_ran_when_something_was_sent_first() -> None:
+    spans = Spans()
+    app = que.Que("memory://", observers=[spans.observe])
+
+    @app.job("first")
+    async def first(params: int) -> int:
+        return params
+
+    async with app, app.worker():
+        with spans.provider.get_tracer("test").start_as_current_span("request"):
+            await first.then(first).submit(1)
+    assert [span.parent for span in spans.named("send first")] == [None, None]
+
+
+@in_loop
+async def test_a_run_leaves_the_current_span_as_it_was() -> None:
+    spans = Spans()
+    observer = spans.observe(Address.parse("memory://"))
+    with spans.provider.get_tracer("test").start_as_current_span("mine") as mine:
+        await observer.run(que.Context[object]("work", state=None), 1, echo)
+        assert trace.get_current_span() is mine
+    (run,) = spans.named("process work")
+    assert run.parent is None
+
+
+async def echo(params: object) -> object:
+    return params
 
 
 @in_loop
@@ -152,9 +223,10 @@ async def test_an_error_is_the_spans_too_and_its_text_may_fail() -> None:
         raise [KeyError("no"), Unspeakable(), que.Reject("never")][params]
 
     async with app, app.worker():
-        for number in range(3):
-            with pytest.raises(que.JobFailed):
+        for number, name in enumerate(["KeyError", "Unspeakable", "Reject"]):
+            with pytest.raises(que.JobFailed) as caught:
                 await work.submit(number)
+            assert caught.value.type == name
     runs = spans.named("process work")
     assert {run.status.status_code for run in runs} == {StatusCode.ERROR}
     types = [str(attributes(run)["error.type"]) for run in runs]

@@ -133,6 +133,13 @@ async def test_a_context_in_a_process_tells_who_it_is_and_emits() -> None:
     assert events == [que.Progress(1, 2), que.Warned("careful"), que.Chunk(b"part")]
 
 
+@in_loop
+async def test_headers_come_along_into_a_process() -> None:
+    async with working(handlers.tells_its_headers) as app:
+        job = que.Job("tells_its_headers", Order, dict[str, str])
+        assert await app.submit(job, Order(""), headers={"tenant": "7"}) == {"tenant": "7"}
+
+
 @pytest.mark.parametrize("attribute", ["state", "blocking"])
 @in_loop
 async def test_what_only_the_worker_has_is_refused_in_a_process(attribute: str) -> None:
