@@ -33,13 +33,13 @@ async def test_the_pauses_between_attempts_are_random_below_a_bound_that_doubles
     def refuse(link: Link[LinkSession]) -> Never:
         raise ConnectionRefusedError(f"nobody listens at {link.host}")
 
-    def never_up(session: LinkSession) -> None:
-        raise AssertionError(session)
+    def never_up(*sessions: LinkSession) -> None:
+        raise AssertionError(sessions)
 
     monkeypatch.setattr(random, "random", lambda: next(shares))
     monkeypatch.setattr(asyncio, "sleep", sleep)
     options = Options.of(Address.parse("gearman://a?backoff=1"))
-    link = Link[LinkSession](Host("a", 1), options, None, "client", refuse, never_up)
+    link = Link[LinkSession](Host("a", 1), options, None, "client", refuse, never_up, never_up)
     await enough.wait()
     assert pauses == [bound * share for bound, share in zip(BOUNDS, itertools.cycle(SHARES), strict=False)]
     await link.close(ConnectionAbortedError("the test is over"))
