@@ -1,6 +1,7 @@
 """Run all questions, or those named; print the answers as Markdown: `python -m benchmarks [--quick] [QUESTION …]`."""
 
 import argparse
+import ast
 import json
 import platform
 import subprocess
@@ -18,9 +19,14 @@ from benchmarks.stage import Missing, program
 
 QUESTIONS = (
     "throughput", "one_at_a_time", "sending", "streams", "payloads", "footprint", "blocking_face", "memory_driver",
-    "sqlite_driver", "redis_driver", "amqp_driver", "postgres_driver", "codec_floor",
+    "sqlite_driver", "redis_driver", "amqp_driver", "nats_driver", "postgres_driver", "flatness", "codec_floor",
 )  # fmt: skip
-PACKAGES = ("msgspec", "uvloop", "gearman3", "gear", "taskiq", "huey", "redis", "saq", "taskiq-redis")
+# Those of the engines beside their peers, under one name.
+ENGINES = ("sqlite_driver", "redis_driver", "amqp_driver", "nats_driver", "postgres_driver", "flatness")
+PACKAGES = (
+    "msgspec", "uvloop", "gearman3", "gear", "taskiq", "huey", "redis", "saq", "arq", "streaq", "dramatiq", "celery",
+    "rq", "pgqueuer", "procrastinate", "taskiq-redis", "taskiq-aio-pika", "taskiq-nats", "repid",
+)  # fmt: skip
 
 
 class Question(Protocol):
@@ -30,20 +36,26 @@ class Question(Protocol):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; default: all")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"questions:\n{_questions()}\n  engines: {', '.join(ENGINES)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help="default: all")
     parser.add_argument("--quick", action="store_true", help="show only that each still runs; the figures mean nothing")
     parser.add_argument("--rounds", type=int, default=DEFAULT.rounds, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=DEFAULT.seconds, help="of each contender and round")
     parser.add_argument("--jobs", type=int, default=DEFAULT.jobs, help="of a long run; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all figures here, for `python -m benchmarks.chart`")
     options = parser.parse_args()
-    if unknown := set(options.questions) - set(QUESTIONS):
+    if unknown := set(options.questions) - {*QUESTIONS, "engines"}:
         parser.error(f"no such question: {', '.join(sorted(unknown))}")
+    named = [name for word in options.questions for name in (ENGINES if word == "engines" else (word,))]
     scale = QUICK if options.quick else Scale(options.rounds, options.seconds, options.jobs)
     print(machine(), flush=True)
     rounds: dict[str, Mapping[str, Sequence[float]]] = {}
-    for name in options.questions or QUESTIONS:
+    for name in named or QUESTIONS:
         question = cast(Question, import_module(f"benchmarks.{name}"))
         begun = time.monotonic()
         answer = question.run(scale)
@@ -51,6 +63,13 @@ def main() -> None:
         rounds[name] = answer.rounds
     if options.json:
         options.json.write_text(json.dumps(rounds, indent=1))
+
+
+def _questions() -> str:
+    """Return what each question asks, as its file says, without running it."""
+    files = {name: Path(__file__).with_name(f"{name}.py") for name in QUESTIONS}
+    said = {name: ast.get_docstring(ast.parse(file.read_text())) or "" for name, file in files.items()}
+    return "\n".join(f"  {name}: {text}".replace("\n", "\n    ") for name, text in said.items())
 
 
 def machine() -> str:

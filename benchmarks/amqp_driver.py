@@ -1,57 +1,42 @@
-"""How many jobs a second go through one RabbitMQ node, there and back between two processes, and in alone?"""
+"""How many jobs a second go through one RabbitMQ node beside its peers, and how long does a lone one take?
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+que's results come through RabbitMQ, those of its peers through Redis. In alone, all wait for the server's confirms.
+"""
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 
 from benchmarks.answer import Answer
 from benchmarks.contenders import Module
-from benchmarks.measure import Contender, Lineup, Scale
-from benchmarks.report import rates_table
-from benchmarks.stage import Command, Stage, program
+from benchmarks.engine import Enter, compare, entrant, que_pair
+from benchmarks.measure import Contender, Scale
+from benchmarks.stage import Stage
 from tests.amqp.server import rabbitmq
-from tests.servers import free_port
 
 TITLE = "The RabbitMQ driver"
 
-DRAMATIQ = "dramatiq (results in Redis)"
-QUE = {
-    "que, uvloop": Module("que_pair", ["uvloop", "pamqp"], ["uvloop"]),
-    "que, asyncio": Module("que_pair", ["pamqp"], ["asyncio"]),
+PAIRS = {
+    **que_pair("pamqp"),
+    "dramatiq (results in Redis)": Module("dramatiq_pair", ["dramatiq", "pika", "redis"]),
+    "taskiq-aio-pika (results in Redis)": Module("taskiq_pair", ["taskiq_aio_pika", "taskiq_redis", "uvloop"]),
+    "celery (results in Redis)": Module("celery_pair", ["celery", "redis"]),
 }
-MODES = {"submit": "There and back, 1,000 in flight", "send": "In alone: accepted, and nobody works"}
 
 
-def _que(name: str, url: str, mode: str) -> Contender:
-    place = (f"{url}?prefix={mode}-{QUE[name].leading[0]}", "echo", mode)
-    workers = [QUE[name]("worker", *place)] if mode == "submit" else []
-    return Contender(name, QUE[name]("client", *place), workers)
+def _contender(url: str, results: str, name: str, mode: str) -> Contender:
+    # Each loop of que has queues of its own.
+    mine = f"{url}?prefix={mode}-{name.removeprefix('que, ')}" if name.startswith("que") else url
+    return entrant(name, PAIRS[name], mode, mine, results)
 
 
-def _dramatiq(stage: Stage, url: str, mode: str) -> Contender:
-    pair = Module("dramatiq_pair", ["dramatiq", "pika", "redis"])
-    port = free_port()
-    place = (url, port, f"dramatiq-{mode}", mode)
-    client = pair("client", *place)
-    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
-    stage.start(Command([program("redis-server"), *map(str, options)]))
-    workers = [pair("worker", *place)] if mode == "submit" else []
-    return Contender(DRAMATIQ, client, workers)
+@contextmanager
+def field() -> Generator[Enter]:
+    with tempfile.TemporaryDirectory(prefix="que-benchmarks-") as directory, Stage() as stage, rabbitmq() as server:
+        yield partial(_contender, server.url, f"redis://127.0.0.1:{stage.redis(directory)}/0")
 
 
 def run(scale: Scale) -> Answer:
     """One worker process and one client process for each contender, on a node that all share in turn."""
-    text: list[str] = []
-    rounds: dict[str, Sequence[float]] = {}
-    for mode, title in MODES.items():
-        with ExitStack() as stack:
-            server = stack.enter_context(rabbitmq())
-            stage = stack.enter_context(Stage())
-            lineup = Lineup(stage)
-            for name in QUE:
-                lineup.add(name, partial(_que, name, server.url, mode))
-            lineup.add(DRAMATIQ, partial(_dramatiq, stage, server.url, mode))
-            rates = lineup.play(scale)
-        text += [f"{title}:", "", rates_table(rates, [DRAMATIQ]), ""]
-        rounds |= {f"{mode}: {name}": rate for name, rate in rates.of.items()}
-    return Answer("\n".join(text), rounds)
+    return compare(scale, list(PAIRS), field)

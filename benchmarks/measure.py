@@ -12,6 +12,7 @@ from benchmarks.stage import Command, Missing, Process, Stage
 # A round that takes so much longer than it should is stuck.
 PATIENCE_SECONDS = 60.0
 FIRST_COUNT = 8
+LONE_AT_A_TIME = 20
 
 Play = Callable[[int], float]
 """Do so many jobs and return the seconds that they took."""
@@ -21,12 +22,13 @@ Play = Callable[[int], float]
 class Scale:
     """How much of everything: `rounds` rounds, in which each contender is busy for about `seconds`.
 
-    `jobs`: how many make a long run.
+    `jobs`: how many make a long run. `least`: how many jobs a round has, however long it takes.
     """
 
     rounds: int
     seconds: float
     jobs: int
+    least: int = 1
 
 
 DEFAULT = Scale(rounds=5, seconds=0.5, jobs=100_000)
@@ -91,6 +93,16 @@ class Lineup:
         rates = play({name: partial(self._turn, name) for name in self.clients}, scale, first)
         return Rates(rates, self.skipped, {name: self._costs(name) for name in self.clients})
 
+    def lone(self, count: int) -> dict[str, list[float]]:
+        """Return how many seconds each of `count` jobs took that was alone, a few of each contender in turn."""
+        delays: dict[str, list[float]] = {name: [] for name in self.clients}
+        while any(len(seconds) < count for seconds in delays.values()):
+            for name, seconds in delays.items():
+                note(f"lone jobs: {name}")
+                seconds += [self._turn(name, 1) for _ in range(min(LONE_AT_A_TIME, count - len(seconds)))]
+        note("")
+        return delays
+
     def _turn(self, name: str, count: int) -> float:
         self._jobs[name] += count
         return float(self.clients[name].ask(str(count), PATIENCE_SECONDS))
@@ -120,7 +132,7 @@ def _calibrated(player: Play, scale: Scale, first: int) -> int:
     """Return how many jobs it does in `scale.seconds`; the first ones warm it up."""
     count = first
     while True:
-        wanted = max(1, int(count / player(count) * scale.seconds))
+        wanted = max(scale.least, int(count / player(count) * scale.seconds))
         # A few jobs say little about many: approach the figure in steps.
         if wanted <= count * 10:
             return wanted

@@ -1,48 +1,51 @@
-"""How many jobs a second go through one PostgreSQL, there and back between two processes, and in alone?"""
+"""How many jobs a second go through one PostgreSQL beside its peers, and how long does a lone one take?
 
-from collections.abc import Sequence
+pgqueuer tells a status and no result; procrastinate tells nothing, so those of its jobs that have not ended are counted
+every 5 ms.
+Every commit of every contender waits for the disk, as it does by default.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 
 from benchmarks.answer import Answer
 from benchmarks.contenders import Module
-from benchmarks.measure import Contender, Lineup, Scale
-from benchmarks.report import rates_table
-from benchmarks.stage import Stage
+from benchmarks.engine import DRAIN, SEND, SUBMIT, Enter, compare, entrant, que_pair
+from benchmarks.measure import Contender, Scale
+from benchmarks.stage import Missing
 from tests.postgres.server import Postgres, running
 
 TITLE = "The PostgreSQL driver"
 
-PGQUEUER = "pgqueuer, uvloop"
+TASKS, SINGLY = "tasks", "singly"
+PROCRASTINATE = "procrastinate (no result)"
 PAIRS = {
-    "que, uvloop": Module("que_pair", ["psycopg", "uvloop"], ["uvloop"]),
-    "que, asyncio": Module("que_pair", ["psycopg"], ["asyncio"]),
-    PGQUEUER: Module("pgqueuer_pair", ["pgqueuer", "asyncpg", "uvloop"]),
+    **que_pair("psycopg"),
+    "pgqueuer (a status, no result)": Module("pgqueuer_pair", ["pgqueuer", "asyncpg", "uvloop"]),
+    PROCRASTINATE: Module("procrastinate_pair", ["procrastinate", "uvloop"]),
 }
 MODES = {
-    "submit": "There and back, 1,000 in flight, put in by 500 (pgqueuer: its status, no result)",
-    "tasks": "There and back, 1,000 tasks that each call and wait",
-    "send": "In alone, by 500: accepted, and nobody works",
+    SUBMIT: "There and back, 1,000 in flight; peers put in 500 a call",
+    TASKS: "There and back, 1,000 tasks that each call and wait",
+    SEND: "In alone; peers put in 500 a call",
+    SINGLY: "In alone, one by one, 500 awaiting",
+    DRAIN: "Out alone: workers empty a queue that was filled before, and nobody awaits the jobs",
 }
 
 
-def _contender(name: str, server: Postgres, mode: str) -> Contender:
-    pair, url = PAIRS[name], server.url(server.new_database())
-    workers = [] if mode == "send" else [pair("worker", url, "echo", mode)]
-    return Contender(name, pair("client", url, "echo", mode), workers)
+def _contender(server: Postgres, name: str, mode: str) -> Contender:
+    if name == PROCRASTINATE and mode == TASKS:
+        raise Missing("nobody is told when one job has ended")
+    return entrant(name, PAIRS[name], mode, server.url(server.new_database()))
+
+
+@contextmanager
+def field() -> Generator[Enter]:
+    with running(fsync="on") as server:
+        yield partial(_contender, server)
 
 
 def run(scale: Scale) -> Answer:
     """One worker process and one client process for each contender, a database for each, all on one server."""
-    text: list[str] = []
-    rounds: dict[str, Sequence[float]] = {}
-    with running() as server:
-        for mode, title in MODES.items():
-            with Stage() as stage:
-                lineup = Lineup(stage)
-                for name in PAIRS:
-                    lineup.add(name, partial(_contender, name, server, mode))
-                rates = lineup.play(scale)
-            bases = [PGQUEUER] if PGQUEUER in rates.of else []
-            text += [f"{title}:", "", rates_table(rates, bases), ""]
-            rounds |= {f"{mode}: {name}": rate for name, rate in rates.of.items()}
-    return Answer("\n".join(text), rounds)
+    return compare(scale, list(PAIRS), field, MODES)

@@ -1,45 +1,36 @@
-"""How many jobs a second go through one SQLite file, there and back between two processes, and in alone?"""
+"""How many jobs a second go through one SQLite file beside huey, and how long does a lone one take?
+
+huey with 4 threads, each of which looks for a job every millisecond, and 2 ms between two looks for a result.
+"""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from benchmarks.answer import Answer
 from benchmarks.contenders import Module
-from benchmarks.measure import Contender, Lineup, Scale
-from benchmarks.report import rates_table
-from benchmarks.stage import Stage
+from benchmarks.engine import Enter, compare, entrant, que_pair
+from benchmarks.measure import Contender, Scale
 
 TITLE = "The SQLite driver"
 
-HUEY = "huey (SqliteHuey)"
-PAIRS = {
-    "que, uvloop": (Module("que_pair", ["uvloop"], ["uvloop"]), "sqlite:///{file}"),
-    "que, asyncio": (Module("que_pair", [], ["asyncio"]), "sqlite:///{file}"),
-    "que, asyncio, synchronous=full": (Module("que_pair", [], ["asyncio"]), "sqlite:///{file}?synchronous=full"),
-    HUEY: (Module("huey_pair", ["huey"]), "{file}"),
-}
-MODES = {"submit": "There and back, 1,000 in flight", "send": "In alone: accepted, and nobody works"}
+FULL = "que, asyncio, synchronous=full"
+PAIRS = {**que_pair(), FULL: Module("que_pair", [], ["asyncio"]), "huey": Module("huey_pair", ["huey"])}
 
 
-def _contender(name: str, directory: Path, mode: str) -> Contender:
-    pair, location = PAIRS[name]
-    place = location.format(file=directory / f"{mode}-{len(name)}.db")
-    workers = [pair("worker", place, "echo", mode)] if mode == "submit" else []
-    return Contender(name, pair("client", place, "echo", mode), workers)
+def _contender(directory: str, name: str, mode: str) -> Contender:
+    file = f"{directory}/{mode}-{len(name)}.db"
+    url = f"sqlite:///{file}" if name.startswith("que") else file
+    return entrant(name, PAIRS[name], mode, f"{url}?synchronous=full" if name == FULL else url)
+
+
+@contextmanager
+def field() -> Generator[Enter]:
+    with tempfile.TemporaryDirectory(prefix="que-benchmarks-") as directory:
+        yield partial(_contender, directory)
 
 
 def run(scale: Scale) -> Answer:
     """One worker process and one client process for each contender, each with a file of its own."""
-    text: list[str] = []
-    rounds: dict[str, Sequence[float]] = {}
-    for mode, title in MODES.items():
-        with tempfile.TemporaryDirectory(prefix="que-benchmarks-") as directory, Stage() as stage:
-            lineup = Lineup(stage)
-            for name in PAIRS:
-                lineup.add(name, partial(_contender, name, Path(directory), mode))
-            rates = lineup.play(scale)
-        text += [f"{title}:", "", rates_table(rates, [HUEY]), ""]
-        rounds |= {f"{mode}: {name}": rate for name, rate in rates.of.items()}
-    return Answer("\n".join(text), rounds)
+    return compare(scale, list(PAIRS), field)

@@ -1,72 +1,50 @@
-"""dramatiq over RabbitMQ, its results in Redis: `dramatiq_pair worker|client AMQP-URL REDIS-PORT FUNCTION MODE`."""
+"""dramatiq over Redis, or RabbitMQ with results in Redis: `dramatiq_pair worker|client FUNCTION MODE URL [RESULTS]`."""
 
-import logging
 import signal
-import sys
-from importlib import import_module
-from typing import Protocol, cast
 
-from benchmarks.pairs.typed import numbered
-from benchmarks.player import IN_FLIGHT, play, say
+from dramatiq import Actor, Broker, Message, Worker, actor, set_broker
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
 
+from benchmarks.pairs.peer import Answer, Place, main_blocking, plain_echo, play_blocking_peer
+from benchmarks.player import say
 
-class Sent(Protocol):
-    def get_result(self, *, block: bool, timeout: int) -> object: ...
-
-
-class Actor(Protocol):
-    def send(self, number: int, text: str) -> Sent: ...
+THREADS = 8
+RESULT_MILLISECONDS = 60_000
 
 
-class Worker(Protocol):
-    def start(self) -> None: ...
+def opened(place: Place) -> Broker:
+    if place.url.startswith("redis"):
+        return RedisBroker(url=place.url)
+    # Without it nobody knows whether the server has a job; where its result is awaited, that does not matter.
+    return RabbitmqBroker(url=place.url, confirm_delivery=place.mode == "send")
 
 
-def declared(url: str, redis_port: str, function: str, mode: str) -> tuple[object, Actor]:
-    dramatiq = import_module("dramatiq")
-    broker = import_module("dramatiq.brokers.rabbitmq").RabbitmqBroker(
-        # Without it nobody knows whether the server has a job; where its result is awaited, that does not matter.
-        url=url,
-        confirm_delivery=mode == "send",
-    )
-    backend = import_module("dramatiq.results.backends").RedisBackend(port=int(redis_port))
-    broker.add_middleware(import_module("dramatiq.results").Results(backend=backend))
-    dramatiq.set_broker(broker)
-
-    def echo(number: int, text: str) -> dict[str, object]:
-        return {"number": number, "text": text}
-
-    actor = dramatiq.actor(echo, actor_name=function, queue_name=function, store_results=True)
-    return broker, cast(Actor, actor)
+def declared(place: Place) -> tuple[Broker, Actor]:
+    broker = opened(place)
+    broker.add_middleware(Results(backend=RedisBackend(url=place.results)))
+    set_broker(broker)
+    options = {"actor_name": place.function, "queue_name": place.function}
+    return broker, actor(plain_echo, **options, store_results=True, result_ttl=RESULT_MILLISECONDS)
 
 
-def call(actor: Actor, count: int) -> None:
-    items = list(numbered(count))
-    for begun in range(0, count, IN_FLIGHT):
-        for params, sent in [(each, actor.send(each.number, each.text)) for each in items[begun : begun + IN_FLIGHT]]:
-            answer = cast(dict[str, object], sent.get_result(block=True, timeout=60_000))
-            assert answer["number"] == params.number
+def client(place: Place) -> None:
+    _, task = declared(place)
+
+    def result(sent: Message) -> Answer:
+        return sent.get_result(block=True, timeout=RESULT_MILLISECONDS)
+
+    play_blocking_peer(place.mode, task.send, result)
 
 
-def send(actor: Actor, count: int) -> None:
-    for params in numbered(count):
-        actor.send(params.number, params.text)
-
-
-MODES = {"submit": call, "send": send}
-
-
-def main(role: str, url: str, redis_port: str, function: str, mode: str) -> None:
-    logging.disable(logging.WARNING)
-    broker, actor = declared(url, redis_port, function, mode)
-    if role == "worker":
-        worker = cast(Worker, import_module("dramatiq").Worker(broker, worker_threads=8))
-        worker.start()
-        say("ready")
-        signal.pause()
-    else:
-        play(lambda count: MODES[mode](actor, count))
+def worker(place: Place) -> None:
+    broker, _ = declared(place)
+    Worker(broker, worker_threads=THREADS).start()
+    say("ready")
+    signal.pause()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main_blocking(client, worker)

@@ -1,10 +1,9 @@
-"""pgqueuer, with the settings that made it fastest: `pgqueuer_pair worker|client DSN FUNCTION MODE`.
+"""pgqueuer, with the settings that made it fastest: `pgqueuer_pair worker|client FUNCTION MODE URL`.
 
 A job's end is awaited by its CompletionWatcher, which tells a status and no result.
 """
 
-import sys
-from asyncio import TaskGroup
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from importlib import import_module
@@ -12,8 +11,9 @@ from typing import Protocol, Self, cast
 
 import msgspec
 
+from benchmarks.pairs.peer import Place, main
 from benchmarks.pairs.typed import Echo, halves, numbered
-from benchmarks.player import IN_FLIGHT, play_async, run_loop, say
+from benchmarks.player import IN_FLIGHT, play_async, say
 
 
 class Queries(Protocol):
@@ -36,7 +36,7 @@ class Work(Protocol):
 
 
 class Manager(Protocol):
-    async def run(self, *, batch_size: int, dequeue_timeout: timedelta) -> None: ...
+    async def run(self, *, batch_size: int, dequeue_timeout: timedelta, mode: object) -> None: ...
 
 
 class Queuer(Protocol):
@@ -51,6 +51,15 @@ class Library(Protocol):
     def AsyncpgDriver(self, connection: object, /) -> object: ...
     def Queries(self, driver: object, /) -> Queries: ...
     def PgQueuer(self, driver: object, /) -> Queuer: ...
+
+
+class ExecutionMode(Protocol):
+    continuous: object
+    drain: object
+
+
+class Types(Protocol):
+    QueueExecutionMode: ExecutionMode
 
 
 class Completion(Protocol):
@@ -96,7 +105,7 @@ async def call_from_tasks(put: Put, watcher: Watcher, count: int) -> None:
             (id,) = await put([params])
             assert await watcher.wait_for(id) == "successful"
 
-    async with TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         for _ in range(IN_FLIGHT):
             group.create_task(caller())
 
@@ -106,35 +115,44 @@ async def send(put: Put, watcher: Watcher, count: int) -> None:
         await put(half)
 
 
-MODES = {"submit": submit, "tasks": call_from_tasks, "send": send}
+async def send_singly(put: Put, _: Watcher, count: int) -> None:
+    for half in halves(count):
+        await asyncio.gather(*[put([params]) for params in half])
 
 
-async def client(dsn: str, function: str, mode: str) -> None:
-    driver, queries = await opened(dsn)
+MODES = {"submit": submit, "tasks": call_from_tasks, "send": send, "singly": send_singly, "drain": send}
+
+
+async def client(place: Place) -> None:
+    driver, queries = await opened(place.url)
 
     async def put(half: list[Echo]) -> Sequence[object]:
         payloads = [msgspec.json.encode(params) for params in half]
-        return await queries.enqueue([function] * len(half), payloads, [0] * len(half))
+        return await queries.enqueue([place.function] * len(half), payloads, [0] * len(half))
 
     completion = cast(Completion, import_module("pgqueuer.core.completion"))
     async with completion.CompletionWatcher(driver, queries=queries, debounce=timedelta(milliseconds=5)) as watcher:
-        await play_async(lambda count: MODES[mode](put, watcher, count))
+        await play_async(lambda count: MODES[place.mode](put, watcher, count))
 
 
-async def worker(dsn: str, function: str, mode: str) -> None:
-    driver, _ = await opened(dsn)
-    queuer = library().PgQueuer(driver)
+async def worker(place: Place) -> None:
+    driver, _ = await opened(place.url)
+    modes = cast(Types, import_module("pgqueuer.types")).QueueExecutionMode
 
     async def echo(job: Work) -> None:
         msgspec.json.decode(job.payload, type=Echo)
 
-    queuer.entrypoint(function)(echo)
-    say("ready")
-    await queuer.qm.run(batch_size=500, dequeue_timeout=timedelta(seconds=1))
+    async def run(mode: object) -> None:
+        queuer = library().PgQueuer(driver)
+        queuer.entrypoint(place.function)(echo)
+        await queuer.qm.run(batch_size=500, dequeue_timeout=timedelta(seconds=1), mode=mode)
 
+    if place.mode == "drain":
+        await play_async(lambda _: run(modes.drain))
+    else:
+        say("ready")
+        await run(modes.continuous)
 
-ROLES = {"client": client, "worker": worker}
 
 if __name__ == "__main__":
-    role, *arguments = sys.argv[1:]
-    run_loop("uvloop", ROLES[role](*arguments))
+    main(client, worker)

@@ -75,6 +75,8 @@ MODES: dict[str, Callable[[EchoJob, int], Awaitable[None]]] = {
     "nap": submit,
     "hold": hold,
     "send": send,
+    "singly": send,
+    "drain": send,
     "send_many": send_all,
 }
 
@@ -110,19 +112,48 @@ async def client(server: str, function: str, mode: str) -> None:
             await play_async(lambda count: MODES[mode](echo, count))
 
 
+class Countdown:
+    """An event that is set once so many jobs have run."""
+
+    def __init__(self) -> None:
+        self.is_over = asyncio.Event()
+        self._left = 0
+
+    def start(self, count: int) -> None:
+        self.is_over.clear()
+        self._left = count
+
+    def down(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.is_over.set()
+
+
 async def worker(server: str, function: str, mode: str) -> None:
     app = app_on(server)
+    countdown = Countdown()
 
     @app.job(function)
     async def echo(params: Echo) -> Echo:
         if mode == "nap":
             await asyncio.sleep(NAP_SECONDS)
+        if mode == "drain":
+            countdown.down()
         return params
 
     @app.job(f"{function}/raw", serializer=que.RAW)
     async def transfer(params: bytes) -> bytes:
         return b"x" * int(params) if mode.startswith("download") else b"1"
 
+    async def drain(count: int) -> None:
+        """Work until so many jobs have run and are settled."""
+        countdown.start(count)
+        async with app.worker(concurrency=IN_FLIGHT):
+            await countdown.is_over.wait()
+
+    if mode == "drain":
+        async with app:
+            await play_async(drain)
     async with app, app.worker(concurrency=IN_FLIGHT):
         say("ready")
         await asyncio.Event().wait()

@@ -1,15 +1,16 @@
-"""saq over Redis, with the settings that made it fastest: `saq_pair LOOP worker|client URL FUNCTION MODE`."""
+"""saq over Redis, with the settings that made it fastest: `saq_pair worker|client FUNCTION MODE URL`."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from benchmarks.pairs.peer import Place, main
 from benchmarks.pairs.typed import halves
-from benchmarks.player import IN_FLIGHT, play_async, run_loop, say
+from benchmarks.player import IN_FLIGHT, play_async, say
 
 POLL_SECONDS = 0.02
+LONE_POLL_SECONDS = 0.001
 OPERATIONS = 50
 CONCURRENCY = 100
 
@@ -54,7 +55,8 @@ async def call(queue: Queue, count: int) -> None:
     """Keep between half of IN_FLIGHT and all of it under way; saq asks for a half's results until all are there."""
 
     async def call_half(items: Sequence[Mapping[str, object]]) -> None:
-        answers = await queue.map("echo", items, poll_interval=POLL_SECONDS)
+        # Each look at the results of many holds the worker up; a lone job's is cheap.
+        answers = await queue.map("echo", items, poll_interval=POLL_SECONDS if len(items) > 1 else LONE_POLL_SECONDS)
         assert [answer["number"] for answer in answers] == [item["number"] for item in items]
 
     under_way: asyncio.Task[None] | None = None
@@ -75,21 +77,18 @@ async def send(queue: Queue, count: int) -> None:
 MODES: Mapping[str, Callable[[Queue, int], Awaitable[None]]] = {"submit": call, "send": send}
 
 
-async def client(url: str, function: str, mode: str) -> None:
-    _, queue = opened(url, function)
+async def client(place: Place) -> None:
+    _, queue = opened(place.url, place.function)
     await queue.connect()
-    await play_async(lambda count: MODES[mode](queue, count))
+    await play_async(lambda count: MODES[place.mode](queue, count))
 
 
-async def worker(url: str, function: str, mode: str) -> None:
-    library, queue = opened(url, function)
+async def worker(place: Place) -> None:
+    library, queue = opened(place.url, place.function)
     running = asyncio.create_task(library.Worker(queue, [echo], concurrency=CONCURRENCY).start())
     say("ready")
     await running
 
 
-ROLES: dict[str, Callable[..., Awaitable[None]]] = {"client": client, "worker": worker}
-
 if __name__ == "__main__":
-    loop, role, *arguments = sys.argv[1:]
-    run_loop(loop, ROLES[role](*arguments))
+    main(client, worker)

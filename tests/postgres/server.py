@@ -27,7 +27,8 @@ def program(name: str) -> str:
 class Postgres:
     """One server; the port and the data outlive its process, so that `restart` finds its clients again."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
         self._postgres, self._initdb = program("postgres"), program("initdb")
         self._directory = Path(tempfile.mkdtemp(prefix="que-postgres-"))
         self._data = self._directory / "data"
@@ -37,9 +38,9 @@ class Postgres:
         self.port = 0
 
     @classmethod
-    def start(cls) -> Self:
-        """Return a server that answers."""
-        server = cls()
+    def start(cls, **settings: str) -> Self:
+        """Return a server that answers; `settings` are its own, on top of those for tests."""
+        server = cls(**settings)
         server._make_data()
         server.restart()
         return server
@@ -71,6 +72,7 @@ class Postgres:
             "fsync": "off",
             "max_connections": 200,
             "shared_buffers": "64MB",
+            **self._settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
@@ -157,9 +159,9 @@ def _as_somebody(command: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def running() -> Generator[Postgres]:
+def running(**settings: str) -> Generator[Postgres]:
     """A server that is gone when the block ends."""
-    server = Postgres.start()
+    server = Postgres.start(**settings)
     try:
         yield server
     finally:

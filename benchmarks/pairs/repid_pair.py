@@ -1,0 +1,33 @@
+"""repid over NATS JetStream; nobody can await its jobs: `repid_pair client FUNCTION send URL`."""
+
+from repid import NatsServer, Repid
+
+from benchmarks.pairs.peer import Answer, Place, main, play_peer
+
+
+async def client(place: Place) -> None:
+    import nats
+
+    app = Repid()
+    server = NatsServer(place.url)
+    app.servers.register_server("nats", server, is_default=True)
+    connection = await nats.connect(place.url)
+    # It leaves the streams to its users.
+    await connection.jetstream().add_stream(name=place.function, subjects=[place.function])
+
+    async def put(number: int, text: str) -> None:
+        await app.send_message_json(channel=place.function, payload={"number": number, "text": text})
+
+    async def result(_: None) -> Answer:
+        raise NotImplementedError
+
+    async with server.connection():
+        await play_peer(place.mode, put, result)
+
+
+async def worker(_: Place) -> None:
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    main(client, worker)

@@ -1,0 +1,6 @@
+from arq.jobs import Job
+from redis.asyncio import BlockingConnectionPool
+
+class ArqRedis:
+    def __init__(self, pool_or_conn: BlockingConnectionPool, *, default_queue_name: str) -> None: ...
+    async def enqueue_job(self, function: str, *args: object) -> Job | None: ...

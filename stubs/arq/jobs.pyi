@@ -1,0 +1,6 @@
+from collections.abc import Mapping
+
+class ResultNotFound(RuntimeError): ...
+
+class Job:
+    async def result(self, timeout: float, *, poll_delay: float) -> Mapping[str, object]: ...
