@@ -31,9 +31,9 @@ BEGIN
         INSERT INTO "{schema}".mail (id, peer, watch_id, kind, body)
         SELECT mail_id, peer, watch_id, kind, body FROM letters
         WHERE mail_id IS NOT NULL AND EXISTS (SELECT FROM "{schema}".peers WHERE peers.name = letters.peer)
-    ), spelled AS (
+    ), spelled AS MATERIALIZED (
         SELECT n, peer, concat('[', to_json(watch_id), ',', kind, ',', coalesce(
-            mail_id::text, '"' || translate(encode(body, 'base64'), E'\n', '') || '"'
+            mail_id::text, '"' || replace(encode(body, 'base64'), E'\n', '') || '"'
         ), ']') AS letter
         FROM letters WHERE peer LIKE 'l%'
     ), placed AS (
