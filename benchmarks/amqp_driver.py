@@ -1,6 +1,8 @@
 """How many jobs a second go through one RabbitMQ node beside its peers, and how long does a lone one take?
 
-que's results come through RabbitMQ, those of its peers through Redis. In alone, all wait for the server's confirms.
+que's queues are quorum queues, which log each message before they have it; its peers' are classic. dramatiq with quorum
+queues shows what that takes. que's results come through RabbitMQ, its peers' through Redis. In alone, all wait for the
+server's confirms.
 """
 
 import tempfile
@@ -20,6 +22,9 @@ TITLE = "The RabbitMQ driver"
 PAIRS = {
     **que_pair("pamqp"),
     "dramatiq (results in Redis)": Module("dramatiq_pair", ["dramatiq", "pika", "redis"]),
+    "dramatiq in quorum queues (results in Redis)": Module(
+        "dramatiq_pair", ["dramatiq", "pika", "redis"], env={"QUEUES": "quorum"}
+    ),
     "taskiq-aio-pika (results in Redis)": Module("taskiq_pair", ["taskiq_aio_pika", "taskiq_redis", "uvloop"]),
     "celery (results in Redis)": Module("celery_pair", ["celery", "redis"]),
 }

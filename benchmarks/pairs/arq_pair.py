@@ -16,7 +16,8 @@ CONNECTIONS = 100
 
 
 def opened(place: Place) -> ArqRedis:
-    pool = BlockingConnectionPool.from_url(place.url, max_connections=CONNECTIONS, timeout=60)
+    host, port = place.address
+    pool = BlockingConnectionPool(max_connections=CONNECTIONS, timeout=60, host=host, port=port)
     return ArqRedis(pool, default_queue_name=place.function)
 
 

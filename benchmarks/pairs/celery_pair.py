@@ -37,12 +37,16 @@ def client(place: Place) -> None:
     play_blocking_peer(place.mode, put, lambda sent: sent.get(timeout=60))
 
 
+def on_ready(**_: object) -> None:
+    say("ready")
+
+
 def worker(place: Place) -> None:
     # It minds being run by root.
     warnings.simplefilter("ignore")
     app = declared(place)
     app.task(name="echo")(plain_echo)
-    worker_ready.connect(lambda **_: say("ready"), weak=False)
+    worker_ready.connect(on_ready, weak=False)
     options = ["--pool=threads", f"--concurrency={THREADS}", "--without-gossip", "--without-mingle"]
     app.worker_main(["--quiet", "worker", *options, "--without-heartbeat", "--loglevel=CRITICAL"])
 

@@ -1,5 +1,6 @@
 """dramatiq over Redis, or RabbitMQ with results in Redis: `dramatiq_pair worker|client FUNCTION MODE URL [RESULTS]`."""
 
+import os
 import signal
 
 from dramatiq import Actor, Broker, Message, Worker, actor, set_broker
@@ -15,11 +16,21 @@ THREADS = 8
 RESULT_MILLISECONDS = 60_000
 
 
+class QuorumBroker(RabbitmqBroker):
+    """What it is not made for, and que does: queues that are written to a log before a message is theirs."""
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, object]:
+        return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}
+
+
+BROKERS = {"classic": RabbitmqBroker, "quorum": QuorumBroker}
+
+
 def opened(place: Place) -> Broker:
     if place.url.startswith("redis"):
         return RedisBroker(url=place.url)
     # Without it nobody knows whether the server has a job; where its result is awaited, that does not matter.
-    return RabbitmqBroker(url=place.url, confirm_delivery=place.mode == "send")
+    return BROKERS[os.environ.get("QUEUES", "classic")](url=place.url, confirm_delivery=place.mode == "send")
 
 
 def declared(place: Place) -> tuple[Broker, Actor]:

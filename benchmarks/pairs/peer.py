@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from benchmarks.pairs.typed import Echo, halves, numbered
 from benchmarks.player import IN_FLIGHT, play, play_async, run_loop
@@ -23,6 +24,13 @@ class Place:
     mode: str
     url: str
     results: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
 
 
 def said() -> tuple[str, Place]:

@@ -9,7 +9,7 @@ from benchmarks.player import say
 
 
 def client(place: Place) -> None:
-    queue = Queue(place.function, connection=Redis.from_url(place.url))
+    queue = Queue(place.function, connection=Redis(*place.address))
 
     def put(number: int, text: str) -> Job:
         return queue.enqueue_call(plain_echo, (number, text), result_ttl=60)
@@ -23,7 +23,7 @@ def client(place: Place) -> None:
 
 
 def worker(place: Place) -> None:
-    connection = Redis.from_url(place.url)
+    connection = Redis(*place.address)
     say("ready")
     SimpleWorker([Queue(place.function, connection=connection)], connection=connection).work(logging_level="ERROR")
 
