@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import que
-from tests.servers import Gearmand
 
 JobsT = TypeVar("JobsT")
 
@@ -26,16 +25,12 @@ class Engine:
         return que.Que(self.url, results=self.results)
 
 
-def engine(kind: str, directory: Path, gearmand: Gearmand) -> Engine:
-    """Return a fresh engine: memory, sqlite, or one of both with a companion, or gearman with one."""
-    file = f"sqlite:///{directory / 'jobs.db'}"
-    companion = f"sqlite:///{directory / 'results.db'}"
-    return {
-        "memory": Engine("memory://", None, shared=False),
-        "memory with a companion": Engine("memory://", companion, shared=False),
-        "sqlite": Engine(file, None),
-        "gearman with a companion": Engine(gearmand.url, companion),
-    }[kind]
+Make = Callable[[str], Engine]
+
+
+def companion(directory: Path) -> str:
+    """Return the URL of a file that keeps what an engine does not."""
+    return f"sqlite:///{directory / 'results.db'}"
 
 
 class Names:

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import pytest
 import que
 from que.address import Address
 from que.driver import Keeps, open_driver
-from que.keeping import ending_of_flow, plan_in, plan_key
+from que.flow import step_id
+from que.keeping import end_key, ending_of_flow, plan_in, plan_key
 from que.model import Completed, Delivery, Failed, Kept
 from que.testing.sinks import Recorder
-from tests.contract.engines import Engine, Names, engine
-from tests.servers import Gearmand
+from tests.contract.engines import Engine, Make, Names
 from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop, until
 from tests.unit.work_site import messages
@@ -27,9 +26,9 @@ from tests.unit.work_site import messages
 LONG_SECONDS = 3600.0
 
 
-@pytest.fixture(params=["sqlite", "gearman with a companion"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, gearmand: Gearmand) -> Engine:
-    return engine(request.param, tmp_path, gearmand)
+@pytest.fixture(params=["sqlite", "redis", "postgres", "gearman with a companion"])
+def place(request: pytest.FixtureRequest, make: Make) -> Engine:
+    return make(request.param)
 
 
 @asynccontextmanager
@@ -125,16 +124,17 @@ async def test_a_failed_step_whose_worker_died_before_it_could_tell_is_told_by_t
 
 
 async def until_forgotten(store: Keeps, flow: str) -> None:
+    keys = [plan_key(flow), end_key(flow), *(step_id(flow, number) for number in range(6))]
     async with asyncio.timeout(20):
-        while list(await store.keep((), [plan_key(flow), f"{flow}.end", f"{flow}.0"])) != [None] * 3:
+        while any(await store.keep((), keys)):
             await asyncio.sleep(0.005)
 
 
 @in_loop
 async def test_a_worker_without_the_store_says_so_keeps_the_step_and_gives_it_back_when_it_stops(
-    tmp_path: Path, gearmand: Gearmand, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = engine("gearman with a companion", tmp_path, gearmand)
+    place = make("gearman with a companion")
     site = Site(place)
     storeless = que.Que(place.url)
     runs: list[int] = []
@@ -268,9 +268,13 @@ async def start_worker(url: str, ledger: Path) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgres"])
 @in_loop
-async def test_flows_whose_workers_are_killed_again_and_again_all_end_once(tmp_path: Path) -> None:
-    url, ledger = f"sqlite:///{tmp_path / 'jobs.db'}?lease=10", tmp_path / "ledger"
+async def test_flows_whose_workers_are_killed_again_and_again_all_end_once(
+    kind: str, make: Make, tmp_path: Path
+) -> None:
+    place, ledger = make(kind), tmp_path / "ledger"
+    url = f"{place.url}{'&' if '?' in place.url else '?'}lease=5"
     ledger.touch()
     app = que.Que(url)
     spread, double = app.add(que.Job("spread", int, int)), app.add(que.Job("double", int, int))
@@ -279,7 +283,7 @@ async def test_flows_whose_workers_are_killed_again_and_again_all_end_once(tmp_p
     flow = spread.then(que.together(double, fails, double).then(total)).on_failure(tell)
     workers = [await start_worker(url, ledger) for _ in range(3)]
     try:
-        async with app:
+        async with app, store_of(place) as store:
             handles = [flow.submit(number) for number in range(FLOWS)]
             for kill in range(1, KILLS + 1):
                 await until(partial(has_lines, ledger, 20 * kill), 50)
@@ -292,7 +296,11 @@ async def test_flows_whose_workers_are_killed_again_and_again_all_end_once(tmp_p
                         await handle.result(50)
                 else:
                     assert await handle.result(50) == 5 * number
-            await until(lambda: left_over(tmp_path / "jobs.db") == ([], 0), 50)
+            for handle in handles:
+                await until_forgotten(store, handle.id)
+            async with asyncio.timeout(50):
+                while await unsettled(app):
+                    await asyncio.sleep(0.01)
     finally:
         for worker in workers:
             worker.kill()
@@ -310,9 +318,6 @@ def has_lines(path: Path, count: int) -> bool:
     return len(path.read_bytes().split()) >= count
 
 
-def left_over(path: Path) -> tuple[list[str], int]:
-    """Return the keys that are kept beside the results of flows, and how many jobs there are."""
-    with closing(sqlite3.connect(path)) as connection:
-        keys = [key for (key,) in connection.execute("SELECT key FROM que_kept WHERE key LIKE '%.%'")]
-        ((jobs,),) = connection.execute("SELECT count(*) FROM que_jobs").fetchall()
-    return keys, jobs
+async def unsettled(app: "que.Que[None]") -> int:
+    """Return how many jobs wait or run."""
+    return sum(depth.queued + depth.running for depths in (await app.depths()).values() for depth in depths)

@@ -2,27 +2,26 @@
 
 import asyncio
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 import que
-from tests.contract.engines import Engine, Names, engine, working
-from tests.servers import Gearmand
+from tests.contract.engines import Engine, Make, Names, working
 from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop, until
 
-KINDS = ["memory", "memory with a companion", "sqlite", "gearman with a companion"]
+SHARED = ["sqlite", "redis", "postgres", "gearman with a companion"]
+KINDS = ["memory", "memory with a companion", *SHARED]
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, gearmand: Gearmand) -> Engine:
-    return engine(request.param, tmp_path, gearmand)
+def place(request: pytest.FixtureRequest, make: Make) -> Engine:
+    return make(request.param)
 
 
-@pytest.fixture(params=["sqlite", "gearman with a companion"])
-def shared_place(request: pytest.FixtureRequest, tmp_path: Path, gearmand: Gearmand) -> Engine:
-    return engine(request.param, tmp_path, gearmand)
+@pytest.fixture(params=SHARED)
+def shared_place(request: pytest.FixtureRequest, make: Make) -> Engine:
+    return make(request.param)
 
 
 class Record:
@@ -227,8 +226,8 @@ async def until_known_no_more(app: "que.Que[None]", receipt: que.Receipt) -> Non
 
 
 @in_loop
-async def test_a_job_too_large_for_the_engine_fails_its_flow(tmp_path: Path, gearmand: Gearmand) -> None:
-    place = engine("gearman with a companion", tmp_path, gearmand)
+async def test_a_job_too_large_for_the_engine_fails_its_flow(make: Make) -> None:
+    place = make("gearman with a companion")
     small = Engine(f"{place.url}?max_payload=1000", place.results)
     record = Record()
     async with working(small, record.declare) as jobs:
@@ -237,9 +236,9 @@ async def test_a_job_too_large_for_the_engine_fails_its_flow(tmp_path: Path, gea
         assert caught.value.kind == "rejected"
 
 
-def test_the_blocking_face_submits_flows(tmp_path: Path, gearmand: Gearmand) -> None:
+def test_the_blocking_face_submits_flows(make: Make) -> None:
     record = Record()
-    app = engine("sqlite", tmp_path, gearmand).app()
+    app = make("sqlite").app()
     jobs = record.declare(app)
     with app.blocking() as q, q.worker():
         assert q.submit_flow(jobs.summary(), "to be or not").result(timeout=20) == 13

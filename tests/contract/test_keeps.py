@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from que.address import Address
 from que.driver import Driver, Keeps, open_driver
 from que.model import Completed, Ending, Failed, Kept
 from que.testing.sinks import Recorder
+from tests.contract.engines import Make
 from tests.unit.loops import in_loop, until
 
 ONE, TWO = Completed(b"1"), Completed(b"2")
@@ -19,14 +19,17 @@ FAILED = Failed("handler", "ValueError", "no")
 LONG_SECONDS = 3600.0
 
 
-@pytest.fixture
-def file_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'kept.db'}"
+SHARED = ["sqlite", "redis", "postgres"]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def url(request: pytest.FixtureRequest, file_url: str) -> str:
-    return {"memory": "memory://", "sqlite": file_url}[request.param]
+@pytest.fixture(params=["memory", *SHARED])
+def url(request: pytest.FixtureRequest, make: Make) -> str:
+    return make(request.param).url
+
+
+@pytest.fixture(params=SHARED)
+def shared_url(request: pytest.FixtureRequest, make: Make) -> str:
+    return make(request.param).url
 
 
 @asynccontextmanager
@@ -104,11 +107,20 @@ async def test_who_still_attends_when_the_driver_is_disconnected_is_told_that_it
 
 
 @in_loop
-async def test_another_process_is_told_and_finds_what_was_kept(file_url: str) -> None:
-    async with opened(file_url) as (first, _), opened(file_url) as (second, told):
+async def test_another_process_is_told_and_finds_what_was_kept(shared_url: str) -> None:
+    async with opened(shared_url) as (first, _), opened(shared_url) as (second, told):
         await second.attend([("1", "a")])
         await first.keep([Kept("a", ONE, LONG_SECONDS)])
         await until(lambda: told.ends == {"1": b"1"})
         assert await held(second, "a") == [ONE]
-    async with opened(file_url) as (third, _):
+    async with opened(shared_url) as (third, _):
         assert await held(third, "a") == [ONE]
+
+
+@in_loop
+async def test_who_begins_to_attend_to_a_key_while_it_is_written_is_told(shared_url: str) -> None:
+    keys = [str(number) for number in range(100)]
+    async with opened(shared_url) as (first, _), opened(shared_url) as (second, told):
+        for key in keys:
+            await asyncio.gather(second.attend([(key, key)]), first.keep([Kept(key, ONE, LONG_SECONDS)]))
+        await until(lambda: told.ends == dict.fromkeys(keys, b"1"))

@@ -11,16 +11,17 @@ import que
 from que.address import Address
 from que.drivers.memory import MemoryDriver
 from que.model import Completed, Delivery, Ending, Kept, Released, Settled, Settlement
-from tests.contract.engines import Engine, Names, engine, working
-from tests.servers import Gearmand
+from tests.contract.engines import Engine, Make, Names, working
 from tests.unit.fakes import NOTHING_MORE, FakeDriver, url_of
 from tests.unit.loops import in_loop, until
 from tests.unit.work_site import delivery, messages
 
+KINDS = ["gearman with a companion", "gearman with redis", "gearman with postgres", "memory with a companion"]
 
-@pytest.fixture(params=["gearman with a companion", "memory with a companion"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, gearmand: Gearmand) -> Engine:
-    return engine(request.param, tmp_path, gearmand)
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, make: Make) -> Engine:
+    return make(request.param)
 
 
 class Jobs:
@@ -97,8 +98,8 @@ async def test_a_job_that_is_still_queued_is_waited_for(place: Engine) -> None:
             assert await handle.result(20) == 6
 
 
-def test_the_blocking_face_finds_a_result(tmp_path: Path, gearmand: Gearmand) -> None:
-    app = engine("gearman with a companion", tmp_path, gearmand).app()
+def test_the_blocking_face_finds_a_result(make: Make) -> None:
+    app = make("gearman with a companion").app()
     jobs = Jobs(app, Names())
     with app.blocking() as q, q.worker():
         receipt = q.send(jobs.double, 21).result(timeout=20)

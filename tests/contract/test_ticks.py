@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from que.address import Address
 from que.driver import Driver, Ticks, open_driver
 from que.model import TickClaim
+from tests.contract.engines import Make
 from tests.sqlite.recording import Told
 from tests.unit.loops import in_loop, until
 
@@ -17,13 +17,14 @@ Open = Callable[[], AbstractAsyncContextManager[Ticks]]
 LONG_SECONDS = 1000.0
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
+def opened(request: pytest.FixtureRequest, make: Make) -> Open:
     """Opens one engine, as each of several processes would; what lives in one process is the same one again."""
     if request.param == "memory":
         memory = open_driver(Address.parse("memory://"))
         return lambda: _opened(lambda: memory)
-    return lambda: _opened(lambda: open_driver(Address.parse(f"sqlite:///{tmp_path / 'ticks.db'}")))
+    url = make(request.param).url
+    return lambda: _opened(lambda: open_driver(Address.parse(url)))
 
 
 @asynccontextmanager

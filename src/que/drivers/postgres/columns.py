@@ -8,7 +8,7 @@ from typing import assert_never
 import msgspec
 
 from que.errors import Rejected
-from que.model import Completed, Envelope, Failed, Redeliver, Released, Verdict
+from que.model import Completed, Envelope, Failed, Kept, Redeliver, Released, Verdict
 
 SUBMIT = "text text[] text[] bytea[] boolean[] smallint[] float8[] text[] float8[] float8[] float8[]"
 SEND_IN = (
@@ -22,6 +22,7 @@ SEND_IN = (
     ("result_ttl", "float8"),
     ("job_id", "text"),
 )
+KEEP = "text[] smallint[] bytea[] float8[] text[]"
 SETTLE = "bigint[] bigint[] smallint[] bytea[] float8[]"
 _COMPLETED, _FAILED, _CANCELLED, _REDELIVER, _RELEASED = range(5)
 
@@ -68,11 +69,13 @@ def _some(column: list[float | None] | list[int | None] | list[str | None]) -> S
 
 
 def key_of(envelope: Envelope) -> str | None:
-    """Return the unique key as PostgreSQL can hold it: a text of its has no NUL."""
-    key = envelope.unique
-    if key is None or "\0" not in key:
-        return key
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+    """Return the unique key as PostgreSQL can hold it."""
+    return None if envelope.unique is None else held_as(envelope.unique)
+
+
+def held_as(key: str) -> str:
+    """Return a key as PostgreSQL can hold it: a text of its has no NUL."""
+    return key if "\0" not in key else "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
 def refusal_of(envelope: Envelope) -> Rejected | None:
@@ -85,6 +88,17 @@ def refusal_of(envelope: Envelope) -> Rejected | None:
     if "\0" in envelope.function:
         return Rejected(f"job {envelope.function!r}: PostgreSQL holds no NUL in a name")
     return None
+
+
+def of_entries(entries: Sequence[Kept]) -> tuple[object, ...]:
+    """Return the arguments of keep() before the last."""
+    endings = [entry.ending for entry in entries]
+    return (
+        [held_as(entry.key) for entry in entries],
+        [_COMPLETED if isinstance(ending, Completed) else _FAILED for ending in endings],
+        [ending.payload if isinstance(ending, Completed) else msgspec.json.encode(ending) for ending in endings],
+        [float(entry.ttl) for entry in entries],
+    )
 
 
 def of_verdicts(verdicts: Sequence[Verdict]) -> tuple[object, ...]:

@@ -11,19 +11,24 @@ from que.driver import ConsumerSink, EventSink
 from que.drivers.postgres import columns, schema, transacting
 from que.drivers.postgres.consumer import PostgresConsumer
 from que.drivers.postgres.ear import Deaf
+from que.drivers.postgres.letters import Kind
 from que.drivers.postgres.options import PostgresOptions
 from que.drivers.postgres.pool import Broken, Row, Unreachable, dial
 from que.drivers.postgres.session import Session
 from que.errors import ConnectError, JobUnknown, NotConnected, NotSent, Rejected, SubmitAmbiguous, SubmitError
 from que.model import (
     Capabilities,
+    Completed,
     DeadLetter,
+    Ending,
     Envelope,
     Failed,
     JobStatus,
+    Kept,
     Lease,
     QueueDepth,
     Support,
+    TickClaim,
     UniqueScope,
 )
 
@@ -73,6 +78,8 @@ class PostgresDriver:
             retry=native,
             dead_letters=native,
             inspect=native,
+            ticks=native,
+            keeps=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )
@@ -204,6 +211,33 @@ class PostgresDriver:
         """Forget these dead letters; return how many there were."""
         return cast(int, (await self._call("drop_letters", "bigint[]", _rows(receipts)))[0][0])
 
+    async def begin_ticks(self, schedule: str, until: float, owner: str, seconds: float) -> TickClaim:
+        """Grant `owner` the schedule, by the server's clock, unless it is done up to `until` or another has it."""
+        arguments = columns.held_as(schedule), float(until), owner, float(seconds)
+        ((granted, done),) = await self._call("begin_ticks", "text float8 text float8", *arguments)
+        return TickClaim(granted=cast(bool, granted), done=cast(float | None, done))
+
+    async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
+        """Remember how far the schedule has come, for as long as the schema is there."""
+        await self._call("end_ticks", "text float8 text", columns.held_as(schedule), float(until), owner)
+
+    async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
+        """Write what is not written yet, and return what `keys` then hold, in one transaction."""
+        looked_for = [columns.held_as(key) for key in keys]
+        rows = await self._call("keep", columns.KEEP, *columns.of_entries(entries), looked_for)
+        return [_ending(kind, body) for kind, body in cast(list[tuple[int | None, bytes]], rows)]
+
+    async def forget(self, keys: Collection[str]) -> None:
+        """Free `keys`."""
+        await self._call("free", "text[]", [columns.held_as(key) for key in keys])
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell what is kept, or will be, by a notification of whoever keeps it."""
+        try:
+            await self._opened().attend(watches)
+        except (Unreachable, Broken, psycopg.Error) as error:
+            raise ConnectError(str(self._address), _said(error)) from error
+
     async def _call(self, function: str, types: str, *arguments: object) -> list[Row]:
         try:
             return await self._opened().pool.call(function, types, *arguments)
@@ -214,6 +248,12 @@ class PostgresDriver:
         if self._open is None:
             raise NotConnected(f"{self._address} is not connected")
         return self._open
+
+
+def _ending(kind: int | None, body: bytes) -> Ending | None:
+    if kind is None:
+        return None
+    return Completed(body) if kind == Kind.COMPLETED else _decode_failure(body)
 
 
 def _rows(receipts: Collection[str]) -> list[int]:

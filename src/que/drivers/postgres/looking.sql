@@ -126,17 +126,20 @@ BEGIN
     DELETE FROM "{schema}".peers WHERE name = ANY (names);
     DELETE FROM "{schema}".consumers WHERE peer = ANY (names);
     DELETE FROM "{schema}".watchers WHERE peer = ANY (names);
+    DELETE FROM "{schema}".attending WHERE peer = ANY (names);
     DELETE FROM "{schema}".mail WHERE peer = ANY (names);
 END
 $$;
 
--- Forgets the peers that were not seen for two minutes, and results and dead letters that nobody asked for in time.
+-- Forgets the peers that were not seen for two minutes, what was kept until now, and dead letters that nobody asked for
+-- in time.
 CREATE OR REPLACE FUNCTION "{schema}".sweep(dead_letter_ttl double precision) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM "{schema}".forget(array_agg(name)) FROM "{schema}".peers
     WHERE seen < clock_timestamp() - interval '2 minutes';
     DELETE FROM "{schema}".results WHERE expires <= clock_timestamp();
+    DELETE FROM "{schema}".kept WHERE expires <= clock_timestamp();
     DELETE FROM "{schema}".dead_letters WHERE buried_at <= clock_timestamp() - make_interval(secs => dead_letter_ttl);
 END
 $$;

@@ -6,8 +6,8 @@ from typing import cast
 from psycopg import AsyncConnection
 
 # One file of tables for each version; a schema of version n has been through the first n of them.
-VERSIONS = ("tables-1.sql",)
-_FUNCTIONS = ("telling.sql", "submitting.sql", "working.sql", "looking.sql")
+VERSIONS = ("tables-1.sql", "tables-2.sql")
+_FUNCTIONS = ("telling.sql", "submitting.sql", "working.sql", "looking.sql", "keeping.sql")
 # Plans are made when the tables are empty and kept when they are not: these leave only those that hold for both.
 _PLANS = " ".join(
     f"SET {name} = off"

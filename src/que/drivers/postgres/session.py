@@ -17,7 +17,7 @@ from que.drivers.postgres.consumer import Claim, PostgresConsumer
 from que.drivers.postgres.ear import Ear
 from que.drivers.postgres.letters import Kind, decode_frame, decode_wake
 from que.drivers.postgres.options import PostgresOptions
-from que.drivers.postgres.pool import Broken, Pool, Unreachable
+from que.drivers.postgres.pool import Broken, Pool, Row, Unreachable
 from que.errors import ConnectionLost, JobUnknown
 from que.model import Envelope
 
@@ -36,12 +36,13 @@ _FETCH_ALL = b'DELETE FROM "{schema}".mail WHERE peer = %b::text RETURNING id, w
 class Session:
     """One process's part in the database, under a name of its own.
 
-    `watched`: the ids whose end the EventSink waits for, each with its row once that is known.
+    `watched`: the ids whose end the EventSink waits for, each with what the database knows it by once that is sure: a
+    job's row, or the key under which something will be kept.
     """
 
     def __init__(self, options: PostgresOptions, address: str, events: EventSink) -> None:
         self.events = events
-        self.watched: dict[str, int | None] = {}
+        self.watched: dict[str, int | str | None] = {}
         self.pool: Pool = Pool(options)
         self._options = options
         self._address = address
@@ -115,7 +116,30 @@ class Session:
     async def _watch(self, watches: Sequence[tuple[str, int]]) -> list[str]:
         """Have these jobs told of, tell what is kept, and return the ids of those of which nothing is known."""
         names, rows = [name for name, _ in watches], [row for _, row in watches]
-        found = await self.pool.call("watch", "text text[] bigint[]", self._name, names, rows)
+        return self._tell_found(await self.pool.call("watch", "text text[] bigint[]", self._name, names, rows))
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell what is, or will be, kept under these keys; raises what Pool.call() raises."""
+        self.watched.update((watch_id, None) for watch_id, _ in watches)
+        epoch = self._epoch
+        try:
+            await self._attend(watches, again=False)
+        except BaseException:
+            for watch_id, _ in watches:
+                self.watched.pop(watch_id, None)
+            raise
+        self.watched.update((watch_id, key) for watch_id, key in watches if watch_id in self.watched)
+        if epoch != self._epoch:
+            await self._reconcile([watch_id for watch_id, _ in watches])
+
+    async def _attend(self, watches: Sequence[tuple[str, str]], *, again: bool) -> list[str]:
+        """Have these keys told of, tell what is kept, and return the ids of those that were told of unheard."""
+        names, keys = [name for name, _ in watches], [columns.held_as(key) for _, key in watches]
+        types = "text text[] text[] boolean"
+        return self._tell_found(await self.pool.call("attend", types, self._name, names, keys, again))
+
+    def _tell_found(self, found: Sequence[Row]) -> list[str]:
+        """Tell the ends that were found, and return the ids of those of which nothing is known."""
         unknown: list[str] = []
         for watch_id, kind, body in cast(list[tuple[str, int | None, bytes | None]], found):
             if kind is not None and body is not None:
@@ -160,17 +184,25 @@ class Session:
             try:
                 await self._look()
                 await self._fetch(_FETCH_ALL, self._name)
-                await self._reconcile([watch_id for watch_id, row in self.watched.items() if row is not None])
+                await self._reconcile(list(self.watched))
             except _TROUBLE as error:
                 _log.warning("%s: could not ask what had happened meanwhile: %s", self._address, error)
                 await asyncio.sleep(min(1.0, self._options.backoff))
             else:
                 return
 
-    async def _reconcile(self, watch_ids: Sequence[str]) -> None:
-        """Have those jobs told of that are there still; those that have ended unheard are lost."""
-        watches = [(watch_id, row) for watch_id in watch_ids if (row := self.watched.get(watch_id)) is not None]
-        if watches and (ended := await self._watch(watches)):
+    async def _reconcile(self, watch_ids: Sequence[str], *, forgotten: bool = False) -> None:
+        """Have what is still to come told of; what has ended unheard is lost.
+
+        `forgotten`: the database knows nothing of us, and cannot say what was told.
+        """
+        known = [(watch_id, self.watched.get(watch_id)) for watch_id in watch_ids]
+        jobs = [(watch_id, row) for watch_id, row in known if isinstance(row, int)]
+        keys = [(watch_id, key) for watch_id, key in known if isinstance(key, str)]
+        ended = await self._watch(jobs) if jobs else []
+        if keys:
+            ended += await self._attend(keys, again=not forgotten)
+        if ended:
             if self._ear is not None:
                 await self._ear.catch_up(self.pool)
             self._lose(ended, "the connection was lost, and the job ended before there was another")
@@ -250,7 +282,7 @@ class Session:
         """We are new, or were not seen for so long that we were forgotten."""
         for consumer in list(self._consumers):
             await self._enroll(consumer)
-        await self._reconcile([watch_id for watch_id, row in self.watched.items() if row is not None])
+        await self._reconcile(list(self.watched), forgotten=True)
 
     async def _enroll(self, consumer: PostgresConsumer) -> None:
         claim = consumer.claim

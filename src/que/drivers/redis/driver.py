@@ -9,7 +9,7 @@ from que.driver import ConsumerSink, EventSink
 from que.drivers.redis.consumer import RedisConsumer
 from que.drivers.redis.line import Unsuitable
 from que.drivers.redis.options import RedisOptions
-from que.drivers.redis.records import Submission, decode_failure, ids_of, opened, parts
+from que.drivers.redis.records import Submission, decode_failure, ending_in, entry_of, ids_of, opened, parts
 from que.drivers.redis.scripts import Script
 from que.drivers.redis.session import Session, progress_of
 from que.drivers.redis.wire import Lost, Refused, require
@@ -17,11 +17,14 @@ from que.errors import ConnectError, NotConnected, NotSent, QueueFull, Rejected,
 from que.model import (
     Capabilities,
     DeadLetter,
+    Ending,
     Envelope,
     JobStatus,
+    Kept,
     Lease,
     QueueDepth,
     Support,
+    TickClaim,
     UniqueScope,
 )
 
@@ -65,6 +68,8 @@ class RedisDriver:
             retry=native,
             dead_letters=native,
             inspect=native,
+            ticks=native,
+            keeps=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )
@@ -114,15 +119,24 @@ class RedisDriver:
     async def watch(self, watches: Sequence[tuple[str, str]]) -> None:
         """Tell what becomes, or has become, of these jobs, as long as their results are kept."""
         session = self._connected()
-        session.asked.update(watch_id for watch_id, _ in watches)
         known = [(watch_id, id) for watch_id, receipt in watches for id in ids_of([receipt])]
         for watch_id in {watch_id for watch_id, _ in watches}.difference(watch_id for watch_id, _ in known):
             session.hear("U", watch_id, b"this is no receipt of this driver")
-        if not known:
-            return
-        ids = [watch_id for watch_id, _ in known]
+        if known:
+            await self._ask(Script.WATCH, known)
+
+    async def attend(self, watches: Sequence[tuple[str, str]]) -> None:
+        """Tell what is kept, or will be, as soon as whoever keeps it has written it."""
+        for part in parts(watches, lambda _: 0):
+            await self._ask(Script.ATTEND, part)
+
+    async def _ask(self, script: Script, watches: Sequence[tuple[str, str]]) -> None:
+        """Have the server tell this session of these, and tell at once what it answers."""
+        session = self._connected()
+        ids = [watch_id for watch_id, _ in watches]
+        session.asked.update(ids)
         try:
-            ends = cast(Sequence[bytes], await self._call(Script.WATCH, (session.name, known)))
+            ends = cast(Sequence[bytes], await self._call(script, (session.name, watches)))
         except BaseException:
             session.asked.difference_update(ids)
             raise
@@ -166,6 +180,25 @@ class RedisDriver:
     async def drop(self, receipts: Collection[str]) -> int:
         """Forget these dead letters; return how many there were."""
         return cast(int, await self._call(Script.UNBURY, (ids_of(receipts), False)))
+
+    async def begin_ticks(self, schedule: str, until: float, owner: str, seconds: float) -> TickClaim:
+        """Grant `owner` the schedule, by the server's clock, unless it is done up to `until` or another has it."""
+        reply = await self._call(Script.BEGIN_TICKS, (schedule, until, owner, seconds))
+        granted, done = cast(tuple[int, bytes], reply)
+        return TickClaim(granted=granted == 1, done=float(done) if done else None)
+
+    async def end_ticks(self, schedule: str, until: float, owner: str) -> None:
+        """Remember how far the schedule has come, for as long as the server has its keys."""
+        await self._call(Script.END_TICKS, (schedule, until, owner))
+
+    async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
+        """Write what is not written yet, and return what `keys` then hold, in one script."""
+        kept = await self._call(Script.KEEP, ([entry_of(entry) for entry in entries], keys))
+        return [ending_in(each) for each in cast(Sequence[bytes | None], kept)]
+
+    async def forget(self, keys: Collection[str]) -> None:
+        """Free `keys`."""
+        await self._call(Script.FORGET, list(keys))
 
     async def _call(self, script: Script, request: object) -> object:
         try:

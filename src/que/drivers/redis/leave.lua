@@ -14,6 +14,7 @@ for _, number in ipairs(request[2]) do
     end
 end
 if request[3] then
+    unattend(session)
     redis.call("DEL", prefix .. "mail:" .. session)
     if redis.call("HGET", prefix .. "keeper", "session") == session then
         redis.call("DEL", prefix .. "keeper")

@@ -10,7 +10,19 @@ from typing import TypeVar, assert_never
 
 import msgspec
 
-from que.model import Completed, Delivery, Envelope, Failed, Priority, Redeliver, Released, Settlement, Verdict
+from que.model import (
+    Completed,
+    Delivery,
+    Ending,
+    Envelope,
+    Failed,
+    Kept,
+    Priority,
+    Redeliver,
+    Released,
+    Settlement,
+    Verdict,
+)
 
 MOST_IN_CALL: int = 1000
 _MOST_BYTES_IN_CALL = 4 * 1024 * 1024
@@ -190,6 +202,22 @@ def _spelt(verdict: Verdict, head: Head) -> tuple[str, msgspec.Raw | float]:
             return "Z", 0
         case _:
             assert_never(verdict)
+
+
+def entry_of(kept: Kept) -> object:
+    """Return an entry as the script wants it."""
+    match kept.ending:
+        case Completed(payload):
+            return kept.key, "C", raw(payload), kept.ttl
+        case Failed():
+            return kept.key, "F", raw(_encode_failure(kept.ending)), kept.ttl
+
+
+def ending_in(kept: bytes | None) -> Ending | None:
+    """Return what is kept: a kind and a body."""
+    if kept is None:
+        return None
+    return Completed(kept[1:]) if kept.startswith(b"C") else decode_failure(kept[1:])
 
 
 def raw(data: bytes) -> msgspec.Raw:

@@ -1,4 +1,4 @@
-"""The Lua that runs on the server: each script is the prelude and a file of its own."""
+"""The Lua that runs on the server: each script is the prelude, for some of them a part more, and a file of its own."""
 
 import enum
 from functools import cache
@@ -9,10 +9,15 @@ from importlib.resources import files
 class Script(enum.Enum):
     """What a server can be asked to do at once."""
 
+    ATTEND = "attend"
+    BEGIN_TICKS = "begin_ticks"
     CANCEL = "cancel"
     DEPTHS = "depths"
+    END_TICKS = "end_ticks"
     ENTER = "enter"
     EXTEND = "extend"
+    FORGET = "forget"
+    KEEP = "keep"
     LEAVE = "leave"
     LETTERS = "letters"
     REPORT = "report"
@@ -25,11 +30,15 @@ class Script(enum.Enum):
     WATCH = "watch"
 
 
+_ATTENDING = frozenset({Script.ATTEND, Script.KEEP, Script.LEAVE, Script.TICK})
+
+
 @cache
 def source(script: Script) -> bytes:
     """Return the whole text of a script."""
     here = files("que.drivers.redis")
-    return b"".join(here.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", script.value))
+    names = ("prelude", "attending", script.value) if script in _ATTENDING else ("prelude", script.value)
+    return b"".join(here.joinpath(f"{name}.lua").read_bytes() for name in names)
 
 
 @cache

@@ -53,7 +53,7 @@ for _, timer in ipairs(due) do
     act[string.sub(timer, 1, 1)](string.sub(timer, 2))
 end
 
--- Consumers whose session has died without a good-bye.
+-- What is known of sessions that have died without a good-bye: their consumers, and what they attend to.
 local known = redis.call("HGETALL", prefix .. "consumers")
 for index = 1, #known, 2 do
     local consumer = known[index]
@@ -62,6 +62,11 @@ for index = 1, #known, 2 do
         for _, name in ipairs(cmsgpack.unpack(known[index + 1])) do
             redis.call("SREM", prefix .. "idle:" .. name, consumer)
         end
+    end
+end
+for _, attender in ipairs(redis.call("SMEMBERS", attenders)) do
+    if redis.call("EXISTS", prefix .. "mail:" .. attender) == 0 then
+        unattend(attender)
     end
 end
 
