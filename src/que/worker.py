@@ -89,6 +89,16 @@ class Worker(Generic[StateT]):
         return self._life is not None and not self._life.done()
 
     @property
+    def is_open(self) -> bool:
+        """Whether its lifespan is open and it has begun to take jobs."""
+        return self._opened.is_set()
+
+    @property
+    def ended(self) -> int:
+        """How many jobs it has ended or given back so far."""
+        return sum(station.ended for station in self._stations)
+
+    @property
     def serves(self) -> Sequence[tuple[Address, Sequence[str], int]]:
         """Of each consumer the engine's address, the names of its jobs, and its slots."""
         return [(backend.address, list(jobs), slots) for backend, jobs, slots in self._shares()]
@@ -232,6 +242,7 @@ class _Station:
     def __init__(self, backend: Backend, jobs: Jobs, concurrency: int) -> None:
         self.address = backend.address
         self.reserving: asyncio.Task[None]
+        self.ended = 0
         self._backend = backend
         self._driver = backend.driver
         self._jobs = jobs
@@ -376,6 +387,7 @@ class _Station:
                 if outcome is not Settled.CONFIRMED:
                     _log.warning("job %s %s: its verdict is %s", delivery.function, delivery.id, outcome.value)
         finally:
+            self.ended += len(settlements)
             self._give_room(len(settlements))
 
     def _outlived(self, thread: Future[object]) -> None:

@@ -62,13 +62,28 @@ async def environment(name: str) -> list[str]:
     return sorted(os.environ)
 
 @app.job("exit")
-async def exit(name: str) -> None:
-    os._exit(3)
+async def exit(name: str) -> int:
+    if not (here / f"{name}.exited").exists():
+        (here / f"{name}.exited").touch()
+        os._exit(3)
+    return os.getpid()
+
+@app.job("pid")
+async def pid(number: int) -> int:
+    return os.getpid()
+
+hoarded = []
+
+@app.job("hoard")
+async def hoard(mib: int) -> int:
+    hoarded.append(b"x" * (mib << 20))
+    return os.getpid()
 
 idle = que.Que("memory://")
 number = 3
 """
 MARK = que.Job("mark", str, int)
+PID = que.Job("pid", int, int)
 
 
 def command(*words: str) -> list[str]:

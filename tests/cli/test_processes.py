@@ -1,6 +1,7 @@
-"""`que worker -w`: processes that start alike and end together."""
+"""`que worker -w`: processes that start alike, stand in for each other, and end together."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import que
-from tests.cli.commands import MARK, command, started
+from tests.cli.commands import MARK, command, run, started
 from tests.servers import spawn, wait_until
 
 
@@ -45,10 +46,10 @@ def test_a_stop_while_the_workers_are_being_started_reaches_every_one(project: P
     assert parent.wait(timeout=20) == 0
 
 
-def test_a_stop_while_the_workers_import_the_app_reaches_every_one(project: Path) -> None:
+def test_a_stop_while_the_first_worker_imports_the_app_is_the_end(project: Path) -> None:
     (project / "slow.py").write_text("import os, pathlib, time\npathlib.Path(f'{os.getpid()}').touch()\ntime.sleep(60)")
     parent = spawn(command("worker", "slow:app", "-w", "2"), stderr=subprocess.PIPE)
-    wait_until(lambda: len([name for name in os.listdir() if name.isdigit()]) == 2, "both import the app")
+    wait_until(lambda: any(name.isdigit() for name in os.listdir()), "the first one imports the app")
     parent.send_signal(signal.SIGINT)
     _, said = parent.communicate(timeout=20)
     assert (parent.returncode, said) == (0, b"")
@@ -72,36 +73,67 @@ def test_what_a_handler_starts_has_no_supervisor(project: Path) -> None:
     assert parent.wait(timeout=15) == 0
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "words"),
-    [(signal.SIGKILL, 137, b"was killed by SIGKILL"), (signal.SIGUSR1, 138, b"was killed by SIGUSR1")],
-    ids=["SIGKILL", "SIGUSR1"],
-)
-def test_a_worker_that_is_killed_is_named_and_ends_the_others(
-    project: Path, number: signal.Signals, status: int, words: bytes
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1], ids=["SIGKILL", "SIGUSR1"])
+def test_a_worker_that_is_killed_is_named_and_replaced_and_the_other_goes_on(
+    project: Path, number: signal.Signals
 ) -> None:
     parent = spawn(command("worker", "tasks:app", "-w", "2"), stderr=subprocess.PIPE)
-    pid = worked_once(project)
-    os.kill(pid, number)
+    first = worked_once(project)
+    wait_until(lambda: len(children_of(parent.pid)) == 2, "both are started")
+    (other,) = set(children_of(parent.pid)) - {first}
+    os.kill(first, number)
+    wait_until(lambda: first not in children_of(parent.pid), "it has ended")
+    assert worked_once(project) in {other, *children_of(parent.pid)} - {first}
+    wait_until(lambda: len(children_of(parent.pid)) == 2, "another one takes its place")
+    assert other in children_of(parent.pid)
+    parent.send_signal(signal.SIGTERM)
     _, said = parent.communicate(timeout=15)
-    assert parent.returncode == status
-    assert b"que: worker %d %s; stopping the others\n" % (pid, words) in said
+    assert parent.returncode == 0
+    assert f"que: worker {first} was killed by {number.name}; starting another one in 0.5 s\n" in said.decode()
 
 
 def test_a_worker_that_exits_is_named_with_its_exit_code(project: Path) -> None:
     parent = spawn(command("worker", "tasks:app", "-w", "2"), stderr=subprocess.PIPE)
     with que.Que(os.environ["TEST_URL"]).blocking() as q:
-        q.send(que.Job("exit", str, None), "").result(timeout=10)
-        _, said = parent.communicate(timeout=15)
-    assert parent.returncode == 3
-    assert b"ended with exit code 3; stopping the others\n" in said
+        assert q.submit(que.Job("exit", str, int), "once").result(timeout=20) in children_of(parent.pid)
+    parent.send_signal(signal.SIGTERM)
+    _, said = parent.communicate(timeout=15)
+    assert parent.returncode == 0
+    assert b"ended with exit code 3; starting another one in 0.5 s\n" in said
+
+
+def test_an_app_that_cannot_be_worked_ends_all_with_its_error_told_once(project: Path) -> None:
+    ended = run("worker", "broken:app", "-w", "3")
+    assert ended.returncode == 1
+    first, second = ended.stderr.splitlines()
+    assert first.startswith("que: cannot import 'broken': ValueError: no luck")
+    assert re.fullmatch(r"que: worker \d+ ended with exit code 1", second)
+
+
+def test_a_worker_that_cannot_start_again_is_tried_until_it_can(project: Path) -> None:
+    parent = spawn(command("worker", "tasks:app", "-w", "2"), stderr=subprocess.PIPE)
+    pids = {worked_once(project)}
+    (project / "tasks.py").rename(project / "away.py")
+    wait_until(lambda: len(children_of(parent.pid)) == 2, "both are started")
+    pids |= set(children_of(parent.pid))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert parent.stderr is not None
+    line = b""
+    while b"in 1 s" not in line:
+        line = parent.stderr.readline()
+    assert b"ended with exit code 1; starting another one in 1 s\n" in line
+    (project / "away.py").rename(project / "tasks.py")
+    assert worked_once(project) not in pids
+    parent.send_signal(signal.SIGTERM)
+    parent.communicate(timeout=15)
+    assert parent.returncode == 0
 
 
 def test_a_worker_that_ignores_every_stop_is_killed_by_the_supervisor(project: Path) -> None:
     ignore = "import signal, pathlib, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     (project / "deaf.py").write_text(f"{ignore}pathlib.Path('deaf.started').touch()\ntime.sleep(300)\n")
     parent = spawn(command("worker", "deaf:app", "-w", "2", "--grace", "0"), stderr=subprocess.PIPE)
-    wait_until(lambda: len(children_of(parent.pid)) == 2, "both are started")
     started(project, "deaf")
     parent.send_signal(signal.SIGTERM)
     _, said = parent.communicate(timeout=40)

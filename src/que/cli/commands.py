@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -15,8 +15,11 @@ from que.cli import migrate as migrate_module
 from que.cli import worker as worker_module
 from que.cli.console import say
 from que.cli.loading import load
-from que.cli.supervisor import follow, supervise, take_lifeline
+from que.cli.reloading import python_files_change
+from que.cli.supervisor import Lifeline, supervise
 from que.errors import QueError
+
+ResultT = TypeVar("ResultT")
 
 _LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 # Eleven days: more than that is meant to be for ever, and timers count in 32 bits somewhere.
@@ -103,7 +106,20 @@ def worker(
             min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long running jobs may take once stopped."
         ),
     ] = 30.0,
+    max_jobs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="JOBS", help="A process that has ended so many jobs is replaced by a new one."),
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="MIB", help="A process that has more resident memory is replaced by a new one."),
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="End after a second with nothing to do.")] = False,
     scheduler: Annotated[bool, typer.Option("--scheduler", help="Send what the app's schedules say, too.")] = False,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="Start again when a Python file below the working directory changes."),
+    ] = False,
     verbose: _Verbose = False,
 ) -> None:
     """Work the jobs of an app until SIGTERM or SIGINT.
@@ -112,17 +128,23 @@ def worker(
     engine. A second signal gives back at once, a third ends without waiting for anything.
 
     The exit status is 0 after a stop, 1 after an error or when a job could be neither ended nor given back, 2 for bad
-    options. With several processes the end of one by an error or a signal stops the others, and the status is its own
-    (128 and the signal's number).
+    options. With -w, --max-jobs, --max-memory or --reload the workers are processes of their own: one that dies is
+    named, and started again, later each time; while none has ever worked, its end is the end, with its status (128 and
+    the signal's number).
     """
-    lifeline = take_lifeline()
-    if lifeline is None and processes > 1:
-        raise typer.Exit(supervise(processes, grace))
+    lifeline = Lifeline.take()
     with _errors_in_a_line():
+        if lifeline is None and (processes > 1 or max_jobs or max_memory or reload):
+            changes = python_files_change() if reload else None
+            raise typer.Exit(asyncio.run(supervise(processes, grace, changes)))
         found = _load(app, verbose)
         if lifeline is not None:
-            follow(lifeline)
-        _run(worker_module.work(found, concurrency, grace, scheduler, children, stall))
+            lifeline.follow()
+        plan = worker_module.Plan(
+            concurrency, children, grace, stall, max_jobs, max_memory, burst=burst, scheduler=scheduler
+        )
+        ready = (lambda: None) if lifeline is None else lifeline.say_ready
+        raise typer.Exit(_run(worker_module.work(found, plan, ready)))
 
 
 @commands.command()
@@ -142,7 +164,7 @@ def scheduler(
     bad options.
     """
     with _errors_in_a_line():
-        _run(worker_module.schedule(_load(app, verbose), grace))
+        raise typer.Exit(_run(worker_module.schedule(_load(app, verbose), grace)))
 
 
 def _load(app: str, verbose: bool) -> Que[object]:
@@ -174,9 +196,9 @@ def _errors_in_a_line() -> Generator[None]:
         raise typer.Exit(1) from None
 
 
-def _run(work: Coroutine[object, object, None]) -> None:
+def _run(work: Coroutine[object, object, ResultT]) -> ResultT:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(work)
+        return runner.run(work)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -26,13 +26,22 @@ class Service(Protocol):
 
 
 async def serve(
-    app: Que[object], services: Sequence[Service], served: Sequence[str], last_words: Callable[[], str], grace: float
-) -> None:
-    """Run the app's `services` until SIGTERM or SIGINT comes, then let them end within `grace` seconds.
+    app: Que[object],
+    services: Sequence[Service],
+    served: Sequence[str],
+    last_words: Callable[[], str],
+    grace: float,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    status: Callable[[], int] = lambda: 0,
+) -> int:
+    """Run the app's `services` until one ends or SIGTERM or SIGINT comes, then let all end within `grace` seconds.
+
+    Returns the exit status: 0 after a signal, else what `status` says.
 
     A second signal cuts the grace short, a third ends the process at once. Whatever a handler does, the process ends
-    SETTLING_SECONDS after the grace: with status 0 if all services have ended, else with 1, after `last_words`.
-    `served`: what there is to say once the app is connected.
+    SETTLING_SECONDS after the grace: with that status if all services have ended, else with 1, after `last_words`.
+    `served`: what there is to say once the app is connected; then `ready` is called.
     """
     deadline = Deadline(last_words)
     signals = _Signals(grace, deadline)
@@ -40,14 +49,17 @@ async def serve(
         async with app:
             for line in served:
                 say(f"{os.getpid()} {line}")
+            ready()
             await _serve_until_told(services, signals, grace)
     except asyncio.CancelledError:
         if not signals.came_early:
             raise
     say(f"{os.getpid()} has stopped")
-    deadline.bring_forward(_THREADS_SECONDS, status=0)
+    ending = status()
+    deadline.bring_forward(_THREADS_SECONDS, ending)
     # Python calls this when it has joined all threads: what others have registered may take its time.
     atexit.register(deadline.cancel)
+    return ending
 
 
 async def _serve_until_told(services: Sequence[Service], signals: "_Signals", grace: float) -> None:

@@ -2,10 +2,13 @@
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 from que.app import Que
-from que.cli.serving import serve
+from que.cli.quota import Quota
+from que.cli.serving import Service, serve
 from que.schedule import Scheduler
 from que.watchdog import Watchdog
 from que.worker import Worker
@@ -13,27 +16,44 @@ from que.worker import Worker
 _MOST_NAMED = 10
 
 
-async def work(
-    app: Que[object], concurrency: int, grace: float, with_scheduler: bool, children: int | None, stall: float | None
-) -> None:
-    """Work the app's jobs, and see to its schedules if it is `with_scheduler`, until a signal comes."""
-    with nullcontext() if stall is None else Watchdog(stall):
-        await _work(app, app.worker(concurrency=concurrency, children=children), grace, with_scheduler)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the command line asks of a worker."""
+
+    concurrency: int
+    children: int | None
+    grace: float
+    stall: float | None
+    max_jobs: int | None
+    max_memory: float | None
+    burst: bool
+    scheduler: bool
 
 
-async def _work(app: Que[object], worker: Worker[object], grace: float, with_scheduler: bool) -> None:
+async def work(app: Que[object], plan: Plan, ready: Callable[[], None]) -> int:
+    """Work the app's jobs as `plan` says, until it is done or a signal comes; return the exit status."""
+    worker = app.worker(concurrency=plan.concurrency, children=plan.children)
     served = [f"serves {', '.join(names)} with {slots} slots at {address}" for address, names, slots in worker.serves]
-    if not with_scheduler:
-        await serve(app, [worker], served, lambda: _last_words(worker), grace)
-        return
-    scheduler = app.scheduler()
-    await serve(app, [worker, scheduler], [*served, _keeps(scheduler)], lambda: _last_words(worker), grace)
+    quota = Quota(worker, plan.max_jobs, plan.max_memory, plan.burst)
+    services: list[Service] = [worker]
+    if plan.scheduler:
+        scheduler = app.scheduler()
+        services.append(scheduler)
+        served.append(_keeps(scheduler))
+    if quota.limits:
+        services.append(quota)
+    with nullcontext() if plan.stall is None else Watchdog(plan.stall):
+        return await serve(
+            app, services, served, lambda: _last_words(worker), plan.grace, ready=ready, status=lambda: quota.status
+        )
 
 
-async def schedule(app: Que[object], grace: float) -> None:
-    """See to the app's schedules until a signal comes."""
+async def schedule(app: Que[object], grace: float) -> int:
+    """See to the app's schedules until a signal comes; return the exit status."""
     scheduler = app.scheduler()
-    await serve(app, [scheduler], [_keeps(scheduler)], lambda: f"{os.getpid()} ends in the midst of a send", grace)
+    return await serve(
+        app, [scheduler], [_keeps(scheduler)], lambda: f"{os.getpid()} ends in the midst of a send", grace
+    )
 
 
 def _keeps(scheduler: Scheduler) -> str:
