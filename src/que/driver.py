@@ -280,8 +280,8 @@ def open_driver(address: Address) -> Driver:
     """Return the driver for `address`, without any I/O.
 
     Looks at what register_driver() was given, then at the built-in drivers, then at the entry points of the group
-    "que.drivers". Raises UnknownDriver with the nearest scheme, ConfigurationError if the driver cannot be imported or
-    is none.
+    "que.drivers". Raises UnknownDriver with the nearest scheme, ConfigurationError if the driver cannot be imported, is
+    none, or is one of several.
     """
     driver = _find(address.scheme)(address)
     missing = sorted(name for name in get_protocol_members(Driver) if not hasattr(driver, name))
@@ -312,9 +312,14 @@ def _find(scheme: str) -> DriverFactory:
         return _registered[scheme]
     if scheme in _BUILT_IN:
         return _load(scheme, _BUILT_IN[scheme], lambda: _built_in(_BUILT_IN[scheme]))
-    for plugin in _plugins():
-        if plugin.name == scheme:
-            return _load(scheme, plugin.value, plugin.load)
+    offers = {plugin.value: plugin for plugin in _plugins() if plugin.name == scheme}
+    if len(offers) > 1:
+        hint = "uninstall all but one of their packages, or choose by register_driver()"
+        raise ConfigurationError(
+            f"several drivers are installed for {scheme}://, {' and '.join(sorted(offers))}: {hint}"
+        )
+    for value, plugin in offers.items():
+        return _load(scheme, value, plugin.load)
     known = known_schemes()
     raise UnknownDriver(scheme, f"{near}://" if (near := nearest(scheme, known)) else None, known)
 

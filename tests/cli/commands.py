@@ -80,6 +80,12 @@ async def hoard(mib: int) -> int:
     return os.getpid()
 
 idle = que.Que("memory://")
+alone = que.Que("memory://")
+
+@alone.job("never")
+async def never(number: int) -> None:
+    pass
+
 number = 3
 """
 MARK = que.Job("mark", str, int)

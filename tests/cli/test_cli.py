@@ -138,3 +138,10 @@ def test_the_command_without_its_extra_says_how_to_install_it(tmp_path: Path) ->
     )
     assert ended.returncode == 1
     assert ended.stderr.strip() == "que: the command line needs the extra cli: pip install 'que-jobs[cli]'"
+
+
+def test_a_worker_that_no_other_process_can_reach_says_so(project: Path) -> None:
+    ended = run("worker", "tasks:alone", "--burst")
+    assert ended.returncode == 0
+    assert "gets no jobs from other processes at memory://: name an engine that they share\n" in ended.stderr
+    assert "from other processes" not in run("worker", "tasks:app", "--burst").stderr

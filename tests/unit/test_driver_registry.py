@@ -34,7 +34,8 @@ def plug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str]
         return EntryPoints(each for each in points if name in (None, each.name))
 
     def add(scheme: str, source: str) -> None:
-        module = f"que_test_plugin_{scheme}"
+        again = "_again" * sum(point.name == scheme for point in points)
+        module = f"que_test_plugin_{scheme}{again}"
         (tmp_path / f"{module}.py").write_text(source)
         importlib.invalidate_caches()
         points.append(EntryPoint(scheme, f"{module}:open_it", "que.drivers"))
@@ -162,6 +163,16 @@ def test_a_built_in_driver_whose_library_is_missing_is_an_error_that_says_so(mon
     monkeypatch.setitem(registry.__dict__["_BUILT_IN"], "lazy", "que.drivers.absent:Driver")
     with pytest.raises(que.ConfigurationError, match=r"the driver of lazy://, que\.drivers\.absent:Driver, cannot be"):
         opened("lazy://")
+
+
+def test_two_installed_drivers_of_one_scheme_are_refused_until_one_is_chosen(plug: Callable[[str, str], None]) -> None:
+    plug("twice", "raise RuntimeError('must not be imported')")
+    plug("twice", "raise RuntimeError('must not be imported')")
+    said = "for twice://, que_test_plugin_twice:open_it and que_test_plugin_twice_again:open_it: uninstall all but one"
+    with pytest.raises(que.ConfigurationError, match=said):
+        opened("twice://")
+    que.register_driver("twice", open_fake)
+    assert isinstance(opened("twice://"), FakeDriver)
 
 
 def test_an_entry_point_that_cannot_be_called_is_refused(plug: Callable[[str, str], None]) -> None:

@@ -34,6 +34,8 @@ async def work(app: Que[object], plan: Plan, ready: Callable[[], None]) -> int:
     """Work the app's jobs as `plan` says, until it is done or a signal comes; return the exit status."""
     worker = app.worker(concurrency=plan.concurrency, children=plan.children)
     served = [f"serves {', '.join(names)} with {slots} slots at {address}" for address, names, slots in worker.serves]
+    if any(address.scheme == "memory" for address, _, _ in worker.serves):
+        served.append("gets no jobs from other processes at memory://: name an engine that they share")
     quota = Quota(worker, plan.max_jobs, plan.max_memory, plan.burst)
     services: list[Service] = [worker]
     if plan.scheduler:
