@@ -13,6 +13,9 @@ def python_files_change() -> AsyncIterator[object]:
     """
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigurationError("--reload needs watchfiles: pip install 'que-jobs[reload]'")
-    from watchfiles import PythonFilter, awatch
+    from watchfiles import (
+        PythonFilter,
+        awatch,  # pyright: ignore[reportUnknownVariableType] - its signature names trio, which need not be there
+    )
 
     return awatch(".", watch_filter=PythonFilter(), stop_event=None)
