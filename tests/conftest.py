@@ -1,5 +1,6 @@
 """What every room of the tests shares: private servers, the soak switch, and CI's view of a skip."""
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from tests.servers import CI, Gearmand, StartGearmand, gearmands
 
 # Also where que is not installed, but only on the path.
 pytest_plugins = ["pytest_que"]
+
+# A run in the background ignores the interrupt, and so would every program that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Reasons for which a test may be left out even where CI=true; each is a prefix.
 EXPECTED_SKIPS = ("needs Python",)

@@ -77,49 +77,54 @@ _App = Annotated[
 _Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Log at level INFO, not WARNING.")]
 
 
+_Concurrency = Annotated[
+    int, typer.Option("-c", "--concurrency", min=1, metavar="SLOTS", help="Jobs at once per backend and process.")
+]
+_Processes = Annotated[int, typer.Option("-w", "--processes", min=1, metavar="PROCESSES", help="Worker processes.")]
+_Children = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="CHILDREN",
+        help='Processes for jobs with executor="process", per backend and worker process; one per processor.',
+    ),
+]
+_Stall = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=3600, metavar="SECONDS", help="Log each job that holds up the event loop for so long."),
+]
+_Grace = Annotated[
+    float,
+    typer.Option(
+        min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long what runs may take once stopped."
+    ),
+]
+_MaxJobs = Annotated[
+    int | None, typer.Option(min=1, metavar="JOBS", help="Replace a process that has ended so many jobs.")
+]
+_MaxMemory = Annotated[
+    float | None, typer.Option(min=1, metavar="MIB", help="Replace a process that has more memory resident.")
+]
+_Burst = Annotated[bool, typer.Option("--burst", help="End after a second with nothing to do.")]
+_Scheduler = Annotated[bool, typer.Option("--scheduler", help="Send what the app's schedules say, too.")]
+_Reload = Annotated[
+    bool, typer.Option("--reload", help="Start again when a Python file below the working directory changes.")
+]
+
+
 @commands.command()
 def worker(
     app: _App,
-    concurrency: Annotated[
-        int, typer.Option("-c", "--concurrency", min=1, metavar="SLOTS", help="Jobs at once per backend and process.")
-    ] = 100,
-    processes: Annotated[
-        int, typer.Option("-w", "--processes", min=1, metavar="PROCESSES", help="Worker processes.")
-    ] = 1,
-    children: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="CHILDREN",
-            help='Processes for jobs with executor="process", per backend and worker process; one per processor.',
-        ),
-    ] = None,
-    stall: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=3600, metavar="SECONDS", help="Log each job that holds up the event loop for so long."
-        ),
-    ] = None,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long running jobs may take once stopped."
-        ),
-    ] = 30.0,
-    max_jobs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="JOBS", help="A process that has ended so many jobs is replaced by a new one."),
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(min=1, metavar="MIB", help="A process that has more resident memory is replaced by a new one."),
-    ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="End after a second with nothing to do.")] = False,
-    scheduler: Annotated[bool, typer.Option("--scheduler", help="Send what the app's schedules say, too.")] = False,
-    reload: Annotated[
-        bool,
-        typer.Option("--reload", help="Start again when a Python file below the working directory changes."),
-    ] = False,
+    concurrency: _Concurrency = 100,
+    processes: _Processes = 1,
+    children: _Children = None,
+    stall: _Stall = None,
+    grace: _Grace = 30.0,
+    max_jobs: _MaxJobs = None,
+    max_memory: _MaxMemory = None,
+    burst: _Burst = False,
+    scheduler: _Scheduler = False,
+    reload: _Reload = False,
     verbose: _Verbose = False,
 ) -> None:
     """Work the jobs of an app until SIGTERM or SIGINT.
@@ -148,16 +153,7 @@ def worker(
 
 
 @commands.command()
-def scheduler(
-    app: _App,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0, max=_LONGEST_GRACE_SECONDS, metavar="SECONDS", help="How long what is being sent may take."
-        ),
-    ] = 30.0,
-    verbose: _Verbose = False,
-) -> None:
+def scheduler(app: _App, grace: _Grace = 30.0, verbose: _Verbose = False) -> None:
     """Send what the schedules of an app say, until SIGTERM or SIGINT.
 
     Any number of schedulers may run: each tick is sent once. The exit status is 0 after a stop, 1 after an error, 2 for
