@@ -10,7 +10,7 @@ from que.address import Address
 from que.driver import Driver, Ticks, open_driver
 from que.model import TickClaim
 from tests.contract.engines import Make
-from tests.sqlite.recording import Told
+from tests.engines.recording import Told
 from tests.unit.loops import in_loop, until
 
 Open = Callable[[], AbstractAsyncContextManager[Ticks]]

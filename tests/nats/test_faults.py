@@ -10,8 +10,9 @@ import que
 from que.drivers.nats import NatsDriver
 from que.drivers.nats.consumer import NatsConsumer
 from que.model import Completed, Delivery, Envelope, Redeliver, Released, Settled
+from tests.engines.recording import Notices
 from tests.nats.conftest import StartNats
-from tests.nats.recording import Notices, opened
+from tests.nats.recording import opened
 from tests.nats.server import NatsServer
 from tests.unit.loops import in_loop, until
 

@@ -10,7 +10,8 @@ import pytest
 
 import que
 from que.model import Completed, Envelope, Settled
-from tests.postgres.recording import Notices, opened
+from tests.engines.recording import Notices
+from tests.postgres.recording import opened
 from tests.postgres.server import Postgres
 from tests.servers import free_port
 from tests.unit.loops import in_loop, until

@@ -8,7 +8,8 @@ import que
 from que.drivers.redis import RedisDriver
 from que.model import Envelope
 from tests.engines.jobs import *
-from tests.redis.recording import Notices, opened
+from tests.engines.recording import Notices
+from tests.redis.recording import opened
 from tests.redis.server import RedisServer
 from tests.unit.loops import in_loop
 

@@ -10,8 +10,9 @@ import pytest
 
 import que
 from que.model import Completed, Envelope, Failed, Settled, Settlement
+from tests.engines.recording import Notices
 from tests.redis.conftest import StartRedis
-from tests.redis.recording import Notices, opened
+from tests.redis.recording import opened
 from tests.redis.server import RedisServer
 from tests.redis.test_jobs import declared, doubling, working
 from tests.servers import free_port, require

@@ -16,7 +16,8 @@ from que.address import Address
 from que.driver import open_driver
 from que.drivers.sqlite import submitting, turn, working
 from que.model import Completed, Envelope, Settled
-from tests.sqlite.recording import Notices, Told, opened
+from tests.engines.recording import Notices, Told
+from tests.sqlite.recording import opened
 from tests.unit.loops import in_loop, until
 
 

@@ -1,4 +1,4 @@
-"""Who holds a job, and for how long: leases that run out, are renewed or lost, and verdicts that come too late."""
+"""Who holds a job in a file, and for how long."""
 
 import asyncio
 import threading
@@ -9,168 +9,13 @@ from pathlib import Path
 import pytest
 
 import que
-from que.drivers.sqlite import SqliteDriver, working
-from que.drivers.sqlite.consumer import SqliteConsumer
+from que.drivers.sqlite import working
 from que.drivers.sqlite.turn import Turn
-from que.model import Completed, Delivery, Envelope, Failed, Redeliver, Released, Settled, Verdict
-from tests.sqlite.recording import Notices, opened
+from que.model import Completed, Delivery
+from tests.engines.leases import *
+from tests.engines.recording import Notices
+from tests.sqlite.recording import opened
 from tests.unit.loops import in_loop, until
-
-
-def envelope(id: str = "a", background: bool = False) -> Envelope:
-    return Envelope(id, "f", id.encode(), background)
-
-
-async def consumer(driver: SqliteDriver, notices: Notices | None = None, slots: int = 10) -> SqliteConsumer:
-    return await driver.register(["f"], slots, notices or Notices())
-
-
-async def one(consumer: SqliteConsumer) -> Delivery:
-    async with asyncio.timeout(20):
-        (delivery,) = await consumer.reserve(1)
-    return delivery
-
-
-@in_loop
-async def test_a_lease_that_runs_out_gives_the_job_to_another_and_counts_as_a_run(url: str) -> None:
-    url = f"{url}?lease=0.1"
-    async with opened(url) as (client, told), opened(url) as (slow, _), opened(url) as (quick, _):
-        await client.submit([envelope()])
-        first = await one(await consumer(slow))
-        notices = Notices()
-        second = await one(other := await consumer(quick, notices))
-        assert (first.attempt, second.attempt) == (1, 2)
-        assert await other.settle([(second, Completed(b"good"))]) == [Settled.CONFIRMED]
-        await until(lambda: told.ends)
-        assert told.ends == {"a": b"good"}
-
-
-@in_loop
-async def test_a_verdict_of_one_who_holds_the_job_no_more_is_lost_whatever_it_is(url: str) -> None:
-    url = f"{url}?lease=0.1"
-    async with opened(url) as (client, told), opened(url) as (slow, _), opened(url) as (quick, _):
-        await client.submit([envelope()])
-        stale = await one(late := await consumer(slow))
-        await one(await consumer(quick))
-        verdicts: list[Verdict] = [
-            Completed(b"late"),
-            Failed("handler", "E", "late"),
-            Redeliver(0),
-            Redeliver(9),
-            Released(),
-        ]
-        assert set(await late.settle([(stale, verdict) for verdict in verdicts])) == {Settled.LOST}
-        late.chunk(stale, b"late")
-        late.progress(stale, 1, 2)
-        await late.settle([])
-        assert (told.ends, told.chapters) == ({}, [])
-
-
-@in_loop
-async def test_a_lease_that_is_renewed_keeps_the_job(url: str) -> None:
-    runs: list[int | None] = []
-    job = que.Job("slow", int, int)
-
-    @job.handler
-    async def slow(number: int, context: que.Context) -> int:
-        runs.append(context.attempt)
-        await asyncio.sleep(1.2)
-        return number
-
-    url = f"{url}?lease=0.4"
-    async with que.Que(url) as app, que.Que(url) as idle:
-        app.add(job)
-        idle_job = que.Job("slow", int, int)
-        idle_job.handler(lambda number: 0)
-        idle.add(idle_job)
-        async with app.worker():
-            handle = job.submit(5)
-            await until(lambda: runs)
-            async with idle.worker():
-                assert await handle == 5
-    assert runs == [1]
-
-
-@in_loop
-async def test_a_renewal_that_comes_too_late_tells_the_worker_that_the_job_is_lost(url: str) -> None:
-    url = f"{url}?lease=0.1"
-    async with opened(url) as (client, _), opened(url) as (slow, _), opened(url) as (quick, _):
-        await client.submit([envelope()])
-        notices = Notices()
-        mine = await one(late := await consumer(slow, notices))
-        await one(await consumer(quick))
-        await late.extend([mine])
-        assert notices.lost_ones == [mine]
-
-
-@in_loop
-async def test_a_job_that_is_given_back_is_taken_as_if_for_the_first_time_and_keeps_its_place(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        await client.submit([envelope("a"), envelope("b")])
-        taker = await consumer(worker)
-        first = await one(taker)
-        await taker.settle([(first, Released())])
-        again = await one(taker)
-        assert (again.id, again.attempt) == ("a", 1)
-
-
-@in_loop
-async def test_a_redelivery_waits_and_counts(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        await client.submit([envelope()])
-        taker = await consumer(worker)
-        loop = asyncio.get_running_loop()
-        await taker.settle([(await one(taker), Redeliver(0.2))])
-        begun = loop.time()
-        again = await one(taker)
-        assert again.attempt == 2
-        # time.time(), by which the driver waits, and the loop's clock may differ by their resolution.
-        assert loop.time() - begun > 0.15
-
-
-@in_loop
-async def test_a_cancelled_reserve_loses_nothing(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        taker = await consumer(worker)
-        for round in range(20):
-            await client.submit([envelope(str(round))])
-            reserving = asyncio.create_task(taker.reserve(1))
-            for _ in range(round):
-                await asyncio.sleep(0)
-            reserving.cancel()
-            done = (await asyncio.gather(reserving, return_exceptions=True))[0]
-            delivery = done[0] if isinstance(done, list) else await one(taker)
-            assert (delivery.id, delivery.attempt) == (str(round), 1)
-            await taker.settle([(delivery, Completed(b""))])
-
-
-@in_loop
-async def test_a_consumer_that_closes_gives_back_what_nobody_reserved(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        await client.submit([envelope(str(number)) for number in range(5)])
-        taker = await consumer(worker)
-        reserving = asyncio.create_task(taker.reserve(5))
-        await asyncio.sleep(0)
-        reserving.cancel()
-        await taker.close()
-        assert list(await taker.reserve(5)) == []
-        taken = await (await consumer(worker)).reserve(10)
-        assert [(delivery.id, delivery.attempt) for delivery in taken] == [(str(number), 1) for number in range(5)]
-
-
-@in_loop
-async def test_no_more_is_taken_than_there_are_slots(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        await client.submit([envelope(str(number)) for number in range(10)])
-        taker = await consumer(worker, slots=3)
-        held = list(await taker.reserve(10))
-        assert len(held) == 3
-        reserving = asyncio.create_task(taker.reserve(10))
-        for _ in range(3):
-            await client.status("1")
-        assert not reserving.done()
-        await taker.settle([(held[0], Completed(b""))])
-        assert len(await reserving) == 1
 
 
 @in_loop
@@ -216,30 +61,6 @@ async def test_a_consumer_without_room_asks_for_nothing_until_it_has_some(url: s
             await taker.settle([(held, Completed(b""))])
             assert [delivery.id for delivery in await reserving] == ["b"]
         assert takes == [1, 1]
-
-
-@in_loop
-async def test_every_function_of_a_consumer_gets_its_share(url: str) -> None:
-    async with opened(url) as (client, _), opened(url) as (worker, _):
-        await client.submit([Envelope(f"a{number}", "a", b"") for number in range(50)])
-        await client.submit([Envelope(f"b{number}", "b", b"") for number in range(2)])
-        taker = await worker.register(["a", "b"], 10, Notices())
-        taken = await taker.reserve(10)
-        assert sorted(delivery.function for delivery in taken) == ["a"] * 8 + ["b"] * 2
-
-
-@in_loop
-async def test_a_disconnection_tells_handlers_and_submitters_and_gives_the_jobs_to_others(url: str) -> None:
-    notices = Notices()
-    async with opened(url) as (other, _):
-        async with opened(url) as (driver, told):
-            await driver.submit([envelope("a"), envelope("b", background=True)])
-            held = await (await consumer(driver, notices)).reserve(10)
-        assert notices.lost_ones == list(held)
-        assert isinstance(told.ends["a"], que.ConnectionLost)
-        assert "b" not in told.ends
-        again = await (await consumer(other)).reserve(10)
-        assert sorted((delivery.id, delivery.attempt) for delivery in again) == [("a", 2), ("b", 2)]
 
 
 @in_loop
