@@ -1,6 +1,6 @@
 """Does a reserve take as long with 1,000,000 queued jobs as with 1,000, and how much memory does a queued job take?
 
-A queue grows, and at each depth one consumer reserves and settles batches of 50: on PostgreSQL, Redis and SQLite.
+A queue grows, and at each depth one consumer reserves and settles batches of 20: on PostgreSQL, Redis and SQLite.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TITLE = "From a thousand to a million queued jobs"
 
 FUNCTION = "echo"
 LEAST_DEPTH = 1_000
-BATCH, BATCHES = 50, 16
+BATCH, BATCHES = 20, 40
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -99,7 +99,7 @@ def run(scale: Scale) -> Answer:
                 rows += _rows(name, engine, client, depths)
         except Missing as why:
             skipped[name] = str(why)
-    head = ["queued", "x the time at first", "ms to reserve and settle 50", "slowest", "KiB of the engine a job"]
+    head = ["queued", "x the time at first", "ms to reserve and settle 20", "slowest", "KiB of the engine a job"]
     return Answer("\n".join([table([*head, "MiB of the consumer"], rows), *skipped_lines(skipped)]))
 
 
