@@ -60,6 +60,11 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     lease: object = None
     headers: Mapping[str, str] | None = None
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a log record about it has as its `extra`."""
+        return {"que_job": self.function, "que_job_id": self.id, "que_attempt": self.attempt}
+
 
 class Completed(msgspec.Struct, frozen=True, gc=False):
     """Verdict: the handler returned; `payload` is its encoded result."""

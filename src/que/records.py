@@ -114,7 +114,8 @@ class Records:
         except _GivenUp:
             verdict = Released()
         except Exception:
-            _log.exception("job %s %s: what it gave cannot be written down: given back", delivery.function, delivery.id)
+            line = "job %s %s: what it gave cannot be written down: given back"
+            _log.exception(line, delivery.function, delivery.id, extra=delivery.facts)
             verdict = Released()
         self._hand_over(delivery, verdict)
 

@@ -202,7 +202,7 @@ def _in_future(call: Call, params: object, context: Context[object]) -> object:
 def _worn_out(delivery: Delivery) -> Failed:
     """Return the failure of a job whose runs have all ended with their workers."""
     message = f"its worker was lost in each of {(delivery.attempt or 1) - 1} runs"
-    _log.error("job %s %s is not run again: %s", delivery.function, delivery.id, message)
+    _log.error("job %s %s is not run again: %s", delivery.function, delivery.id, message, extra=delivery.facts)
     return Failed("crashed", "WorkerLost", message)
 
 
@@ -212,18 +212,23 @@ def _kind(error: BaseException) -> str:
 
 def _failed(delivery: Delivery, kind: str, error: BaseException) -> Failed:
     """Return, and log, what `error` means: with its traceback only where that shows more than frames of ours."""
-    message = _message(error)
+    message, facts = _message(error), _facts(delivery, error)
     if kind == "handler":
-        _log.error("job %s %s: its handler failed", delivery.function, delivery.id, exc_info=error)
+        _log.error("job %s %s: its handler failed", delivery.function, delivery.id, exc_info=error, extra=facts)
     else:
-        _log.warning("job %s %s: %s", delivery.function, delivery.id, message)
+        _log.warning("job %s %s: %s", delivery.function, delivery.id, message, extra=facts)
     return Failed(kind, _NAMES.get(type(error), type(error).__name__), message)
 
 
 def _log_retry(delivery: Delivery, attempt: int, wait_seconds: float, error: BaseException) -> None:
     told = error if _kind(error) == "handler" and not isinstance(error, RetryAfter) else None
     line = "job %s %s: run %d ended in %s, and it runs again in %.3g s"
-    _log.warning(line, delivery.function, delivery.id, attempt, type(error).__name__, wait_seconds, exc_info=told)
+    said = (delivery.function, delivery.id, attempt, type(error).__name__, wait_seconds)
+    _log.warning(line, *said, exc_info=told, extra=_facts(delivery, error) | {"que_attempt": attempt})
+
+
+def _facts(delivery: Delivery, error: BaseException) -> dict[str, object]:
+    return delivery.facts | {"que_error": type(error).__name__}
 
 
 def _message(error: BaseException) -> str:

@@ -122,7 +122,9 @@ class Slots:
     def _abandon_all(self) -> None:
         while self._running:
             delivery, task = self._running.popitem()
-            _log.critical("job %s %s ignores its cancellation: it is closed", delivery.function, delivery.id)
+            _log.critical(
+                "job %s %s ignores its cancellation: it is closed", delivery.function, delivery.id, extra=delivery.facts
+            )
             self._end(delivery, None, self._stops.pop(delivery))
             task.cancel()
 
@@ -187,7 +189,8 @@ class Slots:
                     verdict = await self._stepped(delivery, work, context, awaited)
             except asyncio.CancelledError as error:
                 if not task.cancelling() and delivery not in self._stops:
-                    _log.error("job %s %s was cancelled from inside", delivery.function, delivery.id, exc_info=error)
+                    line = "job %s %s was cancelled from inside"
+                    _log.error(line, delivery.function, delivery.id, exc_info=error, extra=delivery.facts)
             except GeneratorExit:
                 # The loop has gone before its tasks: there is nobody to report to.
                 raise
@@ -254,7 +257,8 @@ class Slots:
         elif verdict is None:
             verdict = _UNFINISHED[why]
             if why is Stop.SHUTDOWN:
-                _log.warning("job %s %s has not ended in time: given back", delivery.function, delivery.id)
+                line = "job %s %s has not ended in time: given back"
+                _log.warning(line, delivery.function, delivery.id, extra=delivery.facts)
         self._report(delivery, verdict)
 
 

@@ -369,7 +369,8 @@ class _Station:
 
     def _report(self, delivery: Delivery, verdict: Verdict | None) -> None:
         if verdict is None:
-            _log.warning("job %s %s: its lease is gone, so its result is not used", delivery.function, delivery.id)
+            line = "job %s %s: its lease is gone, so its result is not used"
+            _log.warning(line, delivery.function, delivery.id, extra=delivery.facts)
             tell_settled(self._backend.observers, delivery, None, Settled.LOST)
             self._give_room(1)
         elif delivery.function in self._records.ttls or delivery.id.startswith("flow-"):
@@ -385,7 +386,8 @@ class _Station:
         else:
             for (delivery, _), outcome in zip(settlements, settled, strict=True):
                 if outcome is not Settled.CONFIRMED:
-                    _log.warning("job %s %s: its verdict is %s", delivery.function, delivery.id, outcome.value)
+                    said = (delivery.function, delivery.id, outcome.value)
+                    _log.warning("job %s %s: its verdict is %s", *said, extra=delivery.facts)
         finally:
             self.ended += len(settlements)
             self._give_room(len(settlements))

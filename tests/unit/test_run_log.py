@@ -44,6 +44,9 @@ async def test_a_failed_handler_is_logged_once_with_its_traceback_and_without_th
     with site(declared({"async": fails_in_loop, "def": fails}.get(shape, plain)), around) as made:
         await made.run(f'{{"width":3,"note":"{SECRET}"}}'.encode())
     assert told(caplog) == [("que", logging.ERROR, "job measure id-1: its handler failed", True)]
+    (record,) = caplog.records
+    facts = {name: value for name, value in vars(record).items() if name.startswith("que_")}
+    assert facts == {"que_job": "measure", "que_job_id": "id-1", "que_attempt": 2, "que_error": "KeyError"}
     assert "in fails\n" in caplog.text
     assert "KeyError: 'the cause'" in caplog.text
     assert SECRET not in caplog.text
