@@ -23,7 +23,7 @@ class Quota:
     """
 
     def __init__(self, worker: Worker[object], max_jobs: int | None, max_memory: float | None, burst: bool) -> None:
-        self.status = 0
+        self.status: int = 0
         self._worker = worker
         self._max_jobs = max_jobs
         self._max_memory = max_memory
