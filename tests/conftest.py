@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from tests.amqp.server import RabbitMQ, rabbitmq
+from tests.certificates import Certificates, make_certificates
 from tests.servers import CI, Gearmand, StartGearmand, gearmands
 
 # Also where que is not installed, but only on the path.
@@ -71,3 +73,16 @@ def own_gearmand() -> Iterator[StartGearmand]:
     """Start servers for this test alone: `own_gearmand("--job-retries=2", threads=0)`."""
     with gearmands() as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def node(certificates: Certificates) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that the whole run shares, as it takes seconds to start: use a prefix of your own, and leave it up."""
+    with rabbitmq(certificates) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made once a run."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))

@@ -163,17 +163,9 @@ class Gearmand:
             self._process.wait(STOP_SECONDS)
             self._forget()
 
-    @contextlib.contextmanager
-    def stopped(self) -> Generator[None]:
+    def stopped(self) -> contextlib.AbstractContextManager[None]:
         """The server stands still, its sockets open, until the block ends."""
-        pid = self.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            # Each of its threads runs on, and may answer, until the kernel has stopped it.
-            wait_until(lambda: set(_states(pid)) == {"T"}, "every thread of gearmand to stand still")
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        return standing_still(self.pid)
 
     def stop(self) -> None:
         """The server has shut down by SIGTERM; nothing happens when it is already gone."""
@@ -232,6 +224,20 @@ class Gearmand:
         if self._log_file is not None:
             self._log_file.close()
         self._log_file = self._process = None
+
+
+@contextlib.contextmanager
+def standing_still(*pids: int) -> Generator[None]:
+    """These processes stand still, their sockets open, until the block ends."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        # Each of their threads runs on, and may answer, until the kernel has stopped it.
+        wait_until(lambda: {state for pid in pids for state in _states(pid)} == {"T"}, "every thread to stand still")
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _states(pid: int) -> list[str]:

@@ -1,18 +1,10 @@
-"""One RabbitMQ node for the whole run, and a prefix of its own for each test."""
+"""A prefix of its own for each test, on the node of the whole run."""
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
-from tests.amqp.server import RabbitMQ, rabbitmq
-
-
-@pytest.fixture(scope="session")
-def node() -> Iterator[RabbitMQ]:
-    """A node that all tests share: none may stop it."""
-    with rabbitmq() as server:
-        yield server
+from tests.amqp.server import RabbitMQ
 
 
 @pytest.fixture

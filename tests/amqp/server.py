@@ -3,16 +3,17 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from tests.servers import end, free_port, require, spawn, wait_until
+from tests.certificates import Certificates
+from tests.servers import end, free_port, require, spawn, standing_still
 
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 _START_SECONDS = 60.0
@@ -24,27 +25,35 @@ log.console.level = warning
 log.file = false
 cluster_name = que-tests
 disk_free_limit.absolute = 1MB
-{more}
+{tls}
+"""
+_TLS = """
+listeners.ssl.1 = 127.0.0.1:{port}
+ssl_options.cacertfile = {authority}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
 """
 
 
 class RabbitMQ:
     """One node of ours; the ports and the data outlive its process, so that `restart` finds its clients again."""
 
-    def __init__(self, directory: Path, settings: str = "", erlang: str = "") -> None:
+    def __init__(self, directory: Path, certificates: Certificates | None) -> None:
         # Debian's wrapper of this name insists on its own user and directories.
         require("rabbitmq-server")
         self.port: int = free_port()
+        self.tls_port: int = free_port()
         self._directory = directory
-        self._settings = settings
-        self._erlang = erlang
+        self._certificates = certificates
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, directory: Path, settings: str = "", erlang: str = "") -> Self:
-        """Return a node that answers; `settings` are lines for its rabbitmq.conf, `erlang` flags of its VM."""
-        server = cls(directory, settings, erlang)
+    def start(cls, directory: Path, certificates: Certificates | None = None) -> Self:
+        """Return a node that answers; with `certificates` it speaks TLS too, with clients that have one."""
+        server = cls(directory, certificates)
         for _ in range(3):
             if server._launch():
                 return server
@@ -92,17 +101,9 @@ class RabbitMQ:
             end(self._epmd)
             self._epmd = None
 
-    @contextlib.contextmanager
-    def stopped(self) -> Generator[None]:
+    def stopped(self) -> contextlib.AbstractContextManager[None]:
         """The node stands still, its sockets open, until the block ends."""
-        pid = self.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            # Each of its threads runs on, and may answer, until the kernel has stopped it.
-            wait_until(lambda: _stands_still(pid), "every thread of RabbitMQ to stand still")
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        return standing_still(self.pid)
 
     def control(self, *arguments: str) -> str:
         """Return what rabbitmqctl prints; it takes a second or more."""
@@ -117,6 +118,16 @@ class RabbitMQ:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def add_user(self, name: str, password: str) -> None:
+        """A user of that name may do everything; nothing happens when it is there already."""
+        if f"{name}\t" not in self.control("list_users"):
+            self.control("add_user", name, password)
+            self.control("set_permissions", name, ".*", ".*", ".*")
+
+    def set(self, *settings: str) -> None:
+        """Set these at run time, each in Erlang's words as `name, value`; a new channel heeds them."""
+        self.control("eval", ", ".join(f"application:set_env(rabbit, {setting})" for setting in settings) + ".")
+
     def __enter__(self) -> Self:
         return self
 
@@ -126,7 +137,7 @@ class RabbitMQ:
     def _launch(self) -> bool:
         """Return whether a new node answers."""
         directory = self._directory
-        (directory / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port, more=self._settings))
+        (directory / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port, tls=self._tls_settings))
         (directory / "plugins").write_text("[].")
         if self._epmd is None:
             self._mapper_port = free_port()
@@ -141,6 +152,12 @@ class RabbitMQ:
             time.sleep(0.05)
         self.kill_node()
         return False
+
+    @property
+    def _tls_settings(self) -> str:
+        if self._certificates is None:
+            return ""
+        return _TLS.format(port=self.tls_port, **asdict(self._certificates))
 
     @property
     def _environment(self) -> Mapping[str, str]:
@@ -161,7 +178,6 @@ class RabbitMQ:
             # Without this a shell stays in front of the node, and a signal does not reach it.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang,
         }
 
     def _answers(self) -> bool:
@@ -172,17 +188,12 @@ class RabbitMQ:
         return False
 
 
-def _stands_still(pid: int) -> bool:
-    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
-    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats} == {"T"}
-
-
 @contextlib.contextmanager
-def rabbitmq(settings: str = "", erlang: str = "") -> Generator[RabbitMQ]:
+def rabbitmq(certificates: Certificates | None = None) -> Generator[RabbitMQ]:
     """Give a node that is gone, with all its data, when the block ends."""
     directory = tempfile.mkdtemp(prefix="que-rabbitmq-")
     try:
-        with RabbitMQ.start(Path(directory), settings, erlang) as server:
+        with RabbitMQ.start(Path(directory), certificates) as server:
             yield server
     finally:
         shutil.rmtree(directory, ignore_errors=True)

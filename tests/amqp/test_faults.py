@@ -14,7 +14,7 @@ from que.drivers.amqp.wire import Method
 from que.model import Completed, DeadLetter, Envelope, Failed, Settled
 from que.testing.sinks import Notices, Recorder
 from tests.amqp.raw import depth, prefix_of, raw_channel, take
-from tests.amqp.server import RabbitMQ, rabbitmq
+from tests.amqp.server import RabbitMQ
 from tests.amqp.test_jobs import declared, doubling, working
 from tests.servers import free_port
 from tests.unit.loops import in_loop, ticks, until
@@ -117,11 +117,14 @@ async def test_garbage_in_the_place_of_a_receipt_is_no_dead_letter(url: str) -> 
         assert await client.drop(job, [letter]) == 0
 
 
-@pytest.fixture(scope="module")
-def strict() -> Iterator[RabbitMQ]:
-    """A node that takes a job away after a second, as others do after half an hour, and that a test may block."""
-    with rabbitmq("consumer_timeout = 1000", "-rabbit channel_tick_interval 300") as server:
-        yield server
+@pytest.fixture
+def strict(node: RabbitMQ) -> Iterator[RabbitMQ]:
+    """A node that takes a job away after a second, as others do after half an hour."""
+    try:
+        node.set("channel_tick_interval, 300", "consumer_timeout, 1000")
+        yield node
+    finally:
+        node.set("channel_tick_interval, 60000", "consumer_timeout, 1800000")
 
 
 @in_loop
@@ -144,23 +147,23 @@ async def test_a_job_that_runs_longer_than_consumer_timeout_is_explained_and_bou
 
 
 @in_loop
-async def test_a_server_short_of_memory_holds_jobs_back_and_takes_them_afterwards(strict: RabbitMQ) -> None:
+async def test_a_server_short_of_memory_holds_jobs_back_and_takes_them_afterwards(node: RabbitMQ) -> None:
     control = asyncio.to_thread
-    async with que.Que(f"{strict.url}?prefix=blocked&timeout=60") as client:
+    async with que.Que(f"{node.url}?prefix=blocked&timeout=60") as client:
         job = declared(client)
         await job.send(1)
-        await control(strict.control, "set_vm_memory_high_watermark", "0.000001")
+        await control(node.control, "set_vm_memory_high_watermark", "0.000001")
         try:
             # The server stops to read from a connection once that publishes.
             held = [job.send(number) for number in range(3)]
-            await until(lambda: "memory resource limit alarm set" in strict.log)
+            await until(lambda: "memory resource limit alarm set" in node.log)
             accepting = asyncio.gather(*held)
             await ticks(50)
             assert not accepting.done()
         finally:
-            await control(strict.control, "set_vm_memory_high_watermark", "0.4")
+            await control(node.control, "set_vm_memory_high_watermark", "0.4")
         await accepting
-        async with raw_channel(strict.url) as channel:
+        async with raw_channel(node.url) as channel:
             assert await depth(channel, "blocked.double") == 4
 
 
@@ -181,16 +184,16 @@ async def test_a_job_that_no_worker_survives_is_buried_by_the_server_itself(url:
 
 @in_loop
 async def test_a_node_that_stands_still_costs_its_workers_their_jobs_and_its_submitters_their_answers(
-    strict: RabbitMQ,
+    node: RabbitMQ,
 ) -> None:
     events, notices = Recorder(), Notices()
-    driver = open_driver(Address.parse(f"{strict.url}?prefix=frozen&heartbeat=1&timeout=2&backoff=0.1"))
+    driver = open_driver(Address.parse(f"{node.url}?prefix=frozen&heartbeat=1&timeout=2&backoff=0.1"))
     await driver.connect(events)
     try:
         consumer = await driver.register(["f"], 1, notices)
         await driver.submit([Envelope("a", "f", b"1")])
         (taken,) = await consumer.reserve(1)
-        with strict.stopped():
+        with node.stopped():
             await driver.submit([Envelope("b", "f", b"2")])
             assert isinstance(events.ends["b"], que.SubmitAmbiguous)
             await until(lambda: "a" in events.ends)

@@ -1,18 +1,12 @@
-"""The RabbitMQ driver keeps what it promises, on a node of its own."""
+"""The RabbitMQ driver keeps what it promises."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
 
-from tests.amqp.server import RabbitMQ, rabbitmq
+from tests.amqp.server import RabbitMQ
 from tests.contract.contract import Contract
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RabbitMQ]:
-    with rabbitmq() as server:
-        yield server
 
 
 class TestAmqp(Contract):
@@ -28,9 +22,9 @@ class TestAmqp(Contract):
     )
 
     @pytest.fixture
-    def url(self, server: RabbitMQ) -> str:
-        return f"{server.url}?prefix=c{uuid4().hex[:8]}&backoff=0.2"
+    def url(self, node: RabbitMQ) -> str:
+        return f"{node.url}?prefix=c{uuid4().hex[:8]}&backoff=0.2"
 
     @pytest.fixture
-    def restart(self, server: RabbitMQ) -> Callable[[], None]:
-        return server.restart
+    def restart(self, node: RabbitMQ) -> Callable[[], None]:
+        return node.restart

@@ -4,7 +4,8 @@ import dataclasses
 import re
 
 from que.address import Address
-from que.drivers.gearman.options import TLS, Options
+from que.drivers.gearman.options import Options
+from que.tls import TLS
 from tests.docs.pages import ROOT
 
 WORDS = {"none": "", "the system's": "", "the host": ""}

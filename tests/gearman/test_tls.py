@@ -1,11 +1,7 @@
 """gearmans://: TLS with verification, against a proxy that speaks it; gearmand itself only pretends to."""
 
-import ssl
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -13,46 +9,10 @@ from que.address import Address
 from que.drivers.gearman import GearmanDriver
 from que.errors import ConfigurationError, ConnectError
 from que.model import Completed, Delivery, Verdict
+from tests.certificates import Certificates
 from tests.gearman.driving import Events, driving, jobs, run, serving
 from tests.gearman.proxy import Proxy, proxying
-from tests.servers import Gearmand, require
-
-
-@dataclass(frozen=True, slots=True)
-class Certificates:
-    """An authority of the test's own, and what it signed for `localhost` alone."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-    def context(self, client_certificates: bool = False) -> ssl.SSLContext:
-        """What the server side needs."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.authority))
-        context.load_cert_chain(self.certificate, self.key)
-        if client_certificates:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-
-def _openssl(*arguments: object) -> None:
-    subprocess.run([require("openssl"), *map(str, arguments)], check=True, capture_output=True, timeout=60)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Made once a run: an authority, and a certificate for localhost."""
-    room = tmp_path_factory.mktemp("tls")
-    authority, authority_key, request = room / "ca.pem", room / "ca.key", room / "request.pem"
-    certificate, key, extensions = room / "server.pem", room / "server.key", room / "extensions"
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    _openssl("req", "-x509", *curve, "-keyout", authority_key, "-out", authority, "-days", 2, "-subj", "/CN=test CA",
-             "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
-    _openssl("req", *curve, "-keyout", key, "-out", request, "-subj", "/CN=localhost")
-    extensions.write_text("subjectAltName=DNS:localhost\n")
-    _openssl("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-days", 2,
-             "-extfile", extensions, "-out", certificate)  # fmt: skip
-    return Certificates(authority, certificate, key)
+from tests.servers import Gearmand
 
 
 @asynccontextmanager

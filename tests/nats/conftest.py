@@ -1,6 +1,7 @@
 """One server for the room, without a stream for each test; and servers for tests that break them."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,13 +35,13 @@ def url(nats: NatsServer) -> str:
 
 @pytest.fixture
 def own_nats(tmp_path: Path) -> Iterator[StartNats]:
-    """Start a server for this test alone: `own_nats("--user", "joe", "--pass", "secret", user="joe", …)`."""
+    """Start a server for this test alone: `own_nats("--user", "joe", "--pass", "secret", user="joe", …, tls=…)`."""
     started: list[NatsServer] = []
 
-    def start(*options: str, **credentials: str) -> NatsServer:
+    def start(*options: str, tls: ssl.SSLContext | None = None, **credentials: str) -> NatsServer:
         directory = tmp_path / f"nats-{len(started)}"
         directory.mkdir()
-        started.append(NatsServer.start(directory, *options, **credentials))
+        started.append(NatsServer.start(directory, *options, tls=tls, **credentials))
         return started[-1]
 
     yield start

@@ -1,34 +1,36 @@
 """A nats-server of ours: on a free port of 127.0.0.1, its streams in a directory of the test."""
 
 import json
-import os
-import signal
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Self, cast
 
-from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn
+from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn, standing_still
 
 
 class NatsServer:
     """Its port, directory and options outlive its process, so that `restart` finds its clients and its data again."""
 
-    def __init__(self, directory: Path, options: Sequence[str], credentials: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, options: Sequence[str], credentials: Mapping[str, str], tls: ssl.SSLContext | None
+    ) -> None:
         self.port = free_port()
         self._program = require("nats-server")
         self._directory = directory
         self._options = options
         self._credentials = credentials
+        self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, directory: Path, *options: str, **credentials: str) -> Self:
-        """Return a server that answers; `options` are nats-server's own, `credentials` what CONNECT then needs."""
-        server = cls(directory, options, credentials)
+    def start(cls, directory: Path, *options: str, tls: ssl.SSLContext | None = None, **credentials: str) -> Self:
+        """Return a server that answers; `options` are nats-server's own, the rest what they then ask for."""
+        server = cls(directory, options, credentials, tls)
         for _ in range(5):
             if server._launch():
                 return server
@@ -54,9 +56,8 @@ class NatsServer:
         """Return the answer to one request, without a client library."""
         told = json.dumps(question or {}).encode() if body is None else body
         words = b"PUB %s in %d\r\n%s\r\n" % (subject.encode(), len(told), told)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with self._connection() as connection:
             stream = connection.makefile("rb")
-            stream.readline()
             options = json.dumps({"verbose": False, **self._credentials}).encode()
             connection.sendall(b"CONNECT %s\r\nSUB in 1\r\n%sPING\r\n" % (options, words))
             while line := stream.readline():
@@ -64,6 +65,13 @@ class NatsServer:
                     answer: dict[str, object] = json.loads(stream.read(int(line.split()[-1])))
                     return answer
         raise AssertionError(f"nats-server has not answered {subject}")
+
+    def _connection(self) -> socket.socket:
+        """Return one that the server has greeted."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        # Not a byte more than the line: TLS begins after it.
+        connection.makefile("rb", buffering=0).readline()
+        return connection if self._tls is None else self._tls.wrap_socket(connection, server_hostname="localhost")
 
     def api(self, verb: str, question: object = None) -> dict[str, object]:
         """Return what JetStream's API answers."""
@@ -104,14 +112,9 @@ class NatsServer:
             if time.monotonic() > deadline:
                 raise AssertionError(f"nats-server does not come back on port {self.port}:\n{self.log}")
 
-    @contextmanager
-    def stopped(self) -> Generator[None]:
+    def stopped(self) -> AbstractContextManager[None]:
         """The server stands still, its sockets open, until the block ends."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
+        return standing_still(self.pid)
 
     def _launch(self) -> bool:
         """Return whether a new process answers on the port; False when it ended, as it does when the port is taken."""

@@ -207,11 +207,18 @@ async def test_a_server_that_is_not_there_is_refused_within_the_timeout(tmp_path
 
 
 @in_loop
-async def test_tls_that_the_server_does_not_speak_is_refused_before_a_password_leaves(own_nats: StartNats) -> None:
-    server = own_nats("--user", "joe", "--pass", "right", user="joe", **{"pass": "right"})
-    with pytest.raises(que.ConnectError, match="does not speak TLS"):
-        async with opened(f"tls://joe:right@{server.url.removeprefix('nats://')}"):
-            pass
+async def test_a_server_that_is_too_old_is_named_with_its_version() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version": "2.8.4", "headers": true, "max_payload": 1048576}\r\n')
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(que.ConnectError, match=r"the server is 2\.8\.4, and 2\.9 or later is needed"):
+            await que.Que(f"nats://127.0.0.1:{port}?timeout=5").connect()
 
 
 @pytest.mark.parametrize(

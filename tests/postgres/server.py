@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 import psycopg
 import pytest
 
-from tests.servers import START_SECONDS, end, free_port, require, spawn
+from tests.certificates import Certificates
+from tests.servers import START_SECONDS, end, free_port, require, spawn, standing_still
 
 
 def program(name: str) -> str:
@@ -27,7 +28,7 @@ def program(name: str) -> str:
 class Postgres:
     """One server; the port and the data outlive its process, so that `restart` finds its clients again."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, certificates: Certificates | None, settings: Mapping[str, str]) -> None:
         self._settings = settings
         self._postgres, self._initdb = program("postgres"), program("initdb")
         self._directory = Path(tempfile.mkdtemp(prefix="que-postgres-"))
@@ -35,12 +36,16 @@ class Postgres:
         self._log = self._directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._certificates = certificates
         self.port = 0
 
     @classmethod
-    def start(cls, **settings: str) -> Self:
-        """Return a server that answers; `settings` are its own, on top of those for tests."""
-        server = cls(**settings)
+    def start(cls, certificates: Certificates | None = None, **settings: str) -> Self:
+        """Return a server that answers; `settings` are its own, on top of those for tests.
+
+        With `certificates` it speaks TLS alone, with clients that have one.
+        """
+        server = cls(certificates, settings)
         server._make_data()
         server.restart()
         return server
@@ -49,12 +54,18 @@ class Postgres:
         if os.getuid() == 0:
             os.chown(self._directory, *_somebody())
         made = subprocess.run(
-            _as_somebody([self._initdb, "-D", str(self._data), "-A", "trust", "-U", "que", "--no-sync", "-E", "UTF8"]),
+            as_somebody([self._initdb, "-D", str(self._data), "-A", "trust", "-U", "que", "--no-sync", "-E", "UTF8"]),
             capture_output=True,
             check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         assert made.returncode == 0, made.stderr.decode()
+        if self._certificates is not None:
+            (self._data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n")
+            for file in (self._certificates.certificate, self._certificates.key, self._certificates.authority):
+                shutil.copy(file, self._data)
+                if os.getuid() == 0:
+                    os.chown(self._data / file.name, *_somebody())
 
     def restart(self) -> None:
         """A process with the same data answers on the same port; one that still runs is stopped first."""
@@ -74,9 +85,12 @@ class Postgres:
             "shared_buffers": "64MB",
             **self._settings,
         }
+        if (files := self._certificates) is not None:
+            settings |= {"ssl": "on", "ssl_ca_file": files.authority.name}
+            settings |= {"ssl_cert_file": files.certificate.name, "ssl_key_file": files.key.name}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
-            self._process = spawn(_as_somebody([self._postgres, "-D", str(self._data), *options]), stderr=log)
+            self._process = spawn(as_somebody([self._postgres, "-D", str(self._data), *options]), stderr=log)
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with psycopg.connect(self.conninfo(), connect_timeout=2):
@@ -101,8 +115,15 @@ class Postgres:
             ).fetchall()
         return [pid for (pid,) in rows]
 
+    def stopped(self) -> AbstractContextManager[None]:
+        """The server and its sessions stand still, their sockets open, until the block ends."""
+        return standing_still(self.pid, *self.sessions())
+
     def conninfo(self, database: str = "postgres") -> str:
-        return f"host=127.0.0.1 port={self.port} user=que dbname={database}"
+        said = f"host=127.0.0.1 port={self.port} user=que dbname={database}"
+        if (files := self._certificates) is not None:
+            said += f" sslcert={files.certificate} sslkey={files.key}"
+        return said
 
     def new_database(self) -> str:
         """Return the name of a database that is empty."""
@@ -142,7 +163,7 @@ def _somebody() -> tuple[int, int]:
     pytest.fail("PostgreSQL does not run as root, and there is no user nobody")
 
 
-def _as_somebody(command: Sequence[str]) -> list[str]:
+def as_somebody(command: Sequence[str]) -> list[str]:
     """Return the command as one that is not run by root, which PostgreSQL refuses."""
     if os.getuid() != 0:
         return list(command)
@@ -159,9 +180,9 @@ def _as_somebody(command: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def running(**settings: str) -> Generator[Postgres]:
+def running(certificates: Certificates | None = None, **settings: str) -> Generator[Postgres]:
     """A server that is gone when the block ends."""
-    server = Postgres.start(**settings)
+    server = Postgres.start(certificates, **settings)
     try:
         yield server
     finally:

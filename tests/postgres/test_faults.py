@@ -1,8 +1,6 @@
 """Servers that go and come back, stand still, or are not what they seem: nothing hangs, and nothing is lost unsaid."""
 
 import asyncio
-import os
-import signal
 import socket
 
 import psycopg
@@ -73,15 +71,8 @@ async def test_a_server_that_stands_still_ends_an_operation_at_its_deadline(own_
     url = f"{own_postgres.url(own_postgres.new_database())}?timeout=0.5&backoff=0.1"
     async with opened(url) as (driver, told):
         await driver.submit([envelope("a", background=True)])
-        children = own_postgres.sessions()
-        for pid in children:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(que.SubmitAmbiguous):
-                await driver.submit([envelope("b", background=True)])
-        finally:
-            for pid in children:
-                os.kill(pid, signal.SIGCONT)
+        with own_postgres.stopped(), pytest.raises(que.SubmitAmbiguous):
+            await driver.submit([envelope("b", background=True)])
         await driver.submit([envelope("c", background=True)])
         assert list(told.receipts) == ["a", "c"]
 
@@ -165,3 +156,24 @@ async def test_a_port_that_never_answers_is_a_connect_error_in_time() -> None:
 async def test_a_database_that_is_not_there_is_a_connect_error_that_names_it(postgres: Postgres) -> None:
     with pytest.raises(que.ConnectError, match='"nowhere" does not exist'):
         await que.Que(postgres.url("nowhere")).connect()
+
+
+@in_loop
+async def test_a_server_that_is_too_old_is_named_with_its_version() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A client asks for encryption first, in a packet of 8 bytes.
+        while int.from_bytes(size := await reader.readexactly(4)) == 8:
+            await reader.readexactly(4)
+            writer.write(b"N")
+        await reader.readexactly(int.from_bytes(size) - 4)
+        status = b"server_version\x0012.19\0", b"client_encoding\0UTF8\0"
+        authenticated, ready = (b"R", bytes(4)), (b"Z", b"I")
+        for kind, body in (authenticated, *((b"S", pair) for pair in status), ready):
+            writer.write(kind + (len(body) + 4).to_bytes(4) + body)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(que.ConnectError, match=r"PostgreSQL 12\.19 is too old: 13 or later"):
+            await que.Que(f"postgresql://que@127.0.0.1:{port}/jobs?timeout=5").connect()

@@ -1,16 +1,14 @@
 """A redis-server of ours: on a free port of 127.0.0.1, its data in a directory of the test."""
 
-import os
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Self
 
-from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn
+from tests.servers import START_SECONDS, STOP_SECONDS, end, free_port, require, spawn, standing_still
 
 
 class RedisServer:
@@ -82,14 +80,9 @@ class RedisServer:
             if time.monotonic() > deadline:
                 raise AssertionError(f"redis-server does not come back on port {self.port}:\n{self.log}")
 
-    @contextmanager
-    def stopped(self) -> Generator[None]:
+    def stopped(self) -> AbstractContextManager[None]:
         """The server stands still, its sockets open, until the block ends."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
+        return standing_still(self.pid)
 
     def _launch(self) -> bool:
         """Return whether a new process answers on the port; False when it ended, as it does when the port is taken."""

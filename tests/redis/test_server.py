@@ -1,10 +1,8 @@
 """What a server may do to the driver: refuse it, go away, come back, forget everything, stand still, run full."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from tests.redis.conftest import StartRedis
 from tests.redis.recording import opened
 from tests.redis.server import RedisServer
 from tests.redis.test_jobs import declared, doubling, working
-from tests.servers import free_port, require
+from tests.servers import free_port
 from tests.unit.loops import in_loop, until
 
 PASSWORD = "open sesame"
@@ -277,37 +275,3 @@ async def test_callers_who_are_cancelled_leave_their_answers_to_nobody_else(url:
             known = (await client.status(receipts[0])).known, (await client.status(receipts[1])).known
             assert known == (True, False)
             await asyncio.gather(asking, return_exceptions=True)
-
-
-@in_loop
-async def test_rediss_is_tls_with_verification(own_redis: StartRedis, tmp_path: Path) -> None:
-    authority, certificate, key = certificates(tmp_path)
-    port = free_port()
-    own_redis(
-        *("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key),
-        *("--tls-ca-cert-file", authority, "--tls-auth-clients", "no"),
-    )
-    await doubles(f"rediss://localhost:{port}?cafile={authority}")
-    with pytest.raises(que.ConnectError, match="certificate"):
-        await que.Que(f"rediss://localhost:{port}").connect()
-    with pytest.raises(que.ConnectError, match=r"127\.0\.0\.1"):
-        # The certificate is another host's.
-        await que.Que(f"rediss://127.0.0.1:{port}?cafile={authority}").connect()
-    with pytest.raises(que.ConfigurationError, match="cafile"):
-        que.Que(f"rediss://localhost:{port}?cafile={tmp_path}/none")
-
-
-def certificates(room: Path) -> tuple[str, str, str]:
-    """Make an authority and what it signed for localhost alone: return the authority's file, the server's, its key."""
-    made = {name: str(room / f"{name}.pem") for name in ("authority", "authority_key", "request", "server", "key")}
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    extensions = room / "extensions"
-    extensions.write_text("subjectAltName=DNS:localhost\n")
-    for arguments in (
-        ("req", "-x509", *curve, "-keyout", made["authority_key"], "-out", made["authority"], "-subj", "/CN=test CA"),
-        ("req", *curve, "-keyout", made["key"], "-out", made["request"], "-subj", "/CN=localhost"),
-        ("x509", "-req", "-in", made["request"], "-CA", made["authority"], "-CAkey", made["authority_key"],
-         "-CAcreateserial", "-extfile", str(extensions), "-out", made["server"]),
-    ):  # fmt: skip
-        subprocess.run([require("openssl"), *arguments], check=True, capture_output=True, timeout=60)
-    return made["authority"], made["server"], made["key"]

@@ -88,8 +88,8 @@ async def server(script: Script) -> AsyncGenerator[Host, None]:
             await asyncio.wait(playing, timeout=20)
 
 
-def options(query: str = "") -> Options:
-    return Options.of(Address.parse(f"amqp://127.0.0.1?{query}"))
+def options(query: str = "", port: int | None = None) -> Options:
+    return Options.of(Address.parse(f"amqp://127.0.0.1{f':{port}' if port else ''}?{query}"))
 
 
 async def dialled(host: Host, query: str = "") -> Connection:

@@ -297,12 +297,14 @@ async def dial(host: Host, options: Options, tls: ssl.SSLContext | None) -> Conn
                 lambda: connection, host.name, host.port or DEFAULT_PORT, ssl=tls, server_hostname=name
             )
             await asyncio.shield(connection.opened)
-    except TimeoutError as error:
-        reason = TimeoutError(f"no answer within {options.timeout:g} s")
+    except OSError as error:
+        reason: Exception = error
+        if isinstance(error, TimeoutError):
+            reason = TimeoutError(f"no answer within {options.timeout:g} s")
+        if options.tls is not None:
+            reason = options.tls.explained(reason, host.name)
         connection.abort(reason)
         raise reason from error
-    except ssl.SSLCertVerificationError as error:
-        raise ConnectionError(f"its TLS certificate is not trusted for {name}: {error.verify_message}") from error
     except BaseException as error:
         connection.abort(ConnectionAbortedError(str(error)))
         raise

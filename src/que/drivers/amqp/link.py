@@ -8,12 +8,13 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Generic, TypeVar
 
-from que.drivers.amqp.connection import Connection, dial
+from que.drivers.amqp.connection import Connection, ServerRefused, dial
 from que.drivers.amqp.options import Options
 from que.errors import ProtocolError
 
 _log = logging.getLogger("que.amqp")
 _FIRST_PAUSE_SECONDS = 0.05
+_INTERNAL_ERROR = 541
 
 SessionT = TypeVar("SessionT")
 
@@ -37,8 +38,9 @@ class Link(Generic[SessionT]):
         self.session: SessionT | None = None
         self._up = asyncio.Event()
         self.connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
         # None once the first attempt has succeeded, else why it failed.
-        self.first: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.first: asyncio.Future[Exception | None] = self._loop.create_future()
         self._options = options
         self._tls = tls
         self._role = role
@@ -50,7 +52,8 @@ class Link(Generic[SessionT]):
         self._closing = False
         self._next_host = random.randrange(len(options.hosts))
         self._tried = 0
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"que amqp {role}")
+        self._patience = self._loop.time() + options.timeout
+        self._task = self._loop.create_task(self._run(), name=f"que amqp {role}")
 
     async def close(self) -> None:
         """Close the connection, if any; none will follow."""
@@ -92,8 +95,7 @@ class Link(Generic[SessionT]):
             raise
 
     async def _stay(self, connection: Connection, session: SessionT) -> None:
-        loop = asyncio.get_running_loop()
-        since = loop.time()
+        since = self._loop.time()
         self.session = session
         self._up.set()
         self._recovered()
@@ -105,18 +107,22 @@ class Link(Generic[SessionT]):
             connection.abort(ConnectionAbortedError("the connection was given up"))
             self._lost(session, connection.closed.result())
         # A server that hangs up at once must not be asked without pause.
-        self._failures = 0 if loop.time() - since > self._options.backoff else self._failures + 1
+        self._failures = 0 if self._loop.time() - since > self._options.backoff else self._failures + 1
         self._failed(reason)
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         if not self.first.done():
             self._tried += 1
-            if self._tried >= len(self._options.hosts):
+            if self._tried >= len(self._options.hosts) and not self._passes(error):
                 self.first.set_result(error)
         elif not (self._down or self._closing):
             self._down = True
             _log.warning("the %s has no connection: %s; retrying", self._role, error)
+
+    def _passes(self, error: Exception) -> bool:
+        """Whether there is time left for it to pass by itself: a node that has just started may have no leaders yet."""
+        return isinstance(error, ServerRefused) and error.code == _INTERNAL_ERROR and self._loop.time() < self._patience
 
     def _recovered(self) -> None:
         if not self.first.done():

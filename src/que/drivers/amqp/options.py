@@ -1,40 +1,20 @@
 """What an amqp:// or amqps:// URL asks for, read once."""
 
 import re
-import ssl
 from dataclasses import dataclass, field
 
 from que.address import Address, Host
 from que.errors import ConfigurationError
+from que.tls import OPTIONS as TLS_OPTIONS
+from que.tls import TLS
 
 DEFAULT_PORT = 5672
 _TLS_PORT = 5671
-_TLS_OPTIONS = ("cafile", "certfile", "keyfile", "server_hostname")
 _OPTIONS = ("backoff", "dead_letter_ttl", "heartbeat", "max_payload", "prefix", "timeout")
 _PREFIX = re.compile("[A-Za-z0-9_-]{1,40}")
 _TWO_WEEKS = 14 * 86_400.0
 # RabbitMQ's own default, 3.8 to 3.13; 4.0 has 16 MiB.
 DEFAULT_MAX_PAYLOAD = 128 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """How to speak TLS, always with verification. Empty `cafile` trusts the system's authorities."""
-
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    server_hostname: str = ""
-
-    def context(self) -> ssl.SSLContext:
-        """Return the context; raises ConfigurationError for a file that cannot be read."""
-        try:
-            context = ssl.create_default_context(cafile=self.cafile or None)
-            if self.certfile:
-                context.load_cert_chain(self.certfile, self.keyfile or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"amqps: cafile, certfile or keyfile cannot be used: {error}") from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +42,14 @@ class Options:
     def of(cls, address: Address) -> "Options":
         """Return the options of `address`; raises ConfigurationError for what is unknown or out of bounds."""
         secure = address.scheme == "amqps"
-        address.refuse_other_options(_OPTIONS + (_TLS_OPTIONS if secure else ()))
+        address.refuse_other_options(_OPTIONS + (TLS_OPTIONS if secure else ()))
         prefix = address.text("prefix", "que")
         if not _PREFIX.fullmatch(prefix):
             raise ConfigurationError(f"{address}: option prefix must be 1 to 40 letters, digits, _ or -")
         port = _TLS_PORT if secure else DEFAULT_PORT
         return cls(
             hosts=tuple(Host(host.name, host.port or port) for host in address.hosts or (Host("127.0.0.1"),)),
-            tls=TLS(*map(address.text, _TLS_OPTIONS)) if secure else None,
+            tls=TLS.of(address) if secure else None,
             username="guest" if address.username is None else address.username,
             password="guest" if address.password is None else address.password,
             # As every other client has it: no path, or a bare slash, is the virtual host that is called "/".

@@ -158,12 +158,17 @@ class Link(Generic[SessionT]):
         return "" if self._tls is None else " (does it speak TLS? Debian's gearmand does not, whatever --ssl says)"
 
     def _failed(self, error: Exception) -> None:
-        if not self.first.done():
+        if self.first.done():
+            self.warn(error)
+        else:
             self.first.set_result(error)
+        self._failures += 1
+
+    def warn(self, error: Exception) -> None:
+        """Say, once an outage, that there is no connection and that one is being tried for."""
         if not self._down:
             self._down = True
             _log.warning("%s has no connection to %s: %s; retrying", self._role, self.host, error)
-        self._failures += 1
 
     def _recovered(self) -> None:
         if not self.first.done():
@@ -175,7 +180,7 @@ class Link(Generic[SessionT]):
 
 
 async def first_answers(links: list[Link[SessionT]], patience: float) -> list[tuple[Host, Exception]]:
-    """Return the failures of the links' first attempts, once all have had theirs.
+    """Return the failures of the links' first attempts, once all have had theirs; they are logged where one is up.
 
     Once one link is up the others get `patience` seconds more; what they are still at then counts as no failure.
     """
@@ -184,4 +189,8 @@ async def first_answers(links: list[Link[SessionT]], patience: float) -> list[tu
         _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     if pending:
         await asyncio.wait(pending, timeout=patience)
-    return [(link.host, error) for link in links if link.first.done() and (error := link.first.result())]
+    failures = [(link, error) for link in links if link.first.done() and (error := link.first.result())]
+    if any(link.session for link in links):
+        for link, error in failures:
+            link.warn(error)
+    return [(link.host, error) for link, error in failures]

@@ -1,38 +1,18 @@
 """What a gearman:// or gearmans:// URL asks for, read once."""
 
-import ssl
 from dataclasses import dataclass
 
 from que.address import Address, Host
 from que.errors import ConfigurationError
 from que.gearman.packets import DEFAULT_MAX_PAYLOAD, MAX_CLIENT_ID_BYTES
+from que.tls import OPTIONS as TLS_OPTIONS
+from que.tls import TLS
 
 DEFAULT_PORT = 4730
-_TLS_OPTIONS = ("cafile", "certfile", "keyfile", "server_hostname")
 _OPTIONS = (
     "backoff", "client_id", "connect_timeout", "deadline", "durable", "heartbeat", "max_payload", "submit_timeout",
     "watch_timeout",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """How to speak TLS, always with verification. Empty `cafile` trusts the system's authorities."""
-
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    server_hostname: str = ""
-
-    def context(self) -> ssl.SSLContext:
-        """Return the context; raises ConfigurationError for a file that cannot be read."""
-        try:
-            context = ssl.create_default_context(cafile=self.cafile or None)
-            if self.certfile:
-                context.load_cert_chain(self.certfile, self.keyfile or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"gearmans: cafile, certfile or keyfile cannot be used: {error}") from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +42,12 @@ class Options:
     def of(cls, address: Address) -> "Options":
         """Return the options of `address`; raises ConfigurationError for what is unknown or out of bounds."""
         secure = address.scheme == "gearmans"
-        address.refuse_other_options(_OPTIONS + (_TLS_OPTIONS if secure else ()))
+        address.refuse_other_options(_OPTIONS + (TLS_OPTIONS if secure else ()))
         if address.username is not None or address.password is not None or address.path.strip("/"):
             raise ConfigurationError(f"{address}: Gearman has no users, passwords or paths: leave them out")
         return cls(
             hosts=_hosts(address),
-            tls=TLS(*map(address.text, _TLS_OPTIONS)) if secure else None,
+            tls=TLS.of(address) if secure else None,
             client_id=_client_id(address),
             heartbeat=address.number("heartbeat", 10, minimum=0.05),
             deadline=address.number("deadline", 10, minimum=0.05),

@@ -30,6 +30,8 @@ _log = logging.getLogger("que")
 _OLDEST_SERVER = (2, 9)
 _FIRST_PAUSE_SECONDS = 0.05
 _LEADERLESS_SECONDS = 2.0
+# For the end of a connection that was never used.
+_PARTING_SECONDS = 0.25
 _JS = "$JS.API."
 
 Heard = Callable[[Msg], None]
@@ -96,11 +98,20 @@ class Ear:
         )
 
     async def close(self) -> None:
-        """Listen no more, once what was on its way has been heard."""
+        """Listen no more, once what was on its way has been heard, or has not come within the timeout.
+
+        nats-py's drain() has a deadline of its own, after which, or when cancelled, a late answer ends the connection.
+        """
         self._link.forget(self)
-        if self._subscription is not None:
-            with contextlib.suppress(NatsError, OSError, TimeoutError):
-                await self._subscription.drain()  # type: ignore[no-untyped-call] # nats-py left it out
+        if self._subscription is None:
+            return
+        number = self._subscription._id  # pyright: ignore[reportPrivateUsage] # see the docstring
+        try:
+            with contextlib.suppress(Silence):
+                await self._link.write_all([b"UNSUB %d\r\n" % number])
+        finally:
+            with contextlib.suppress(NatsError, OSError):
+                await self._subscription.unsubscribe()
 
 
 class Link:
@@ -149,8 +160,15 @@ class Link:
                 await self._connect(server)
                 return
             except (NatsError, OSError, TimeoutError, _Unfit) as error:
-                reasons.append(f"{server.removeprefix('nats://')}: {str(error) or type(error).__name__}")
+                reasons.append(f"{server.removeprefix('nats://')}: {self._explained(error, server)}")
         raise ConnectError(self._name, "; ".join(reasons))
+
+    def _explained(self, error: Exception, server: str) -> str:
+        if isinstance(error, TimeoutError):
+            error = TimeoutError(f"no answer within {self._options.timeout:g} s")
+        if self._options.tls is not None:
+            error = self._options.tls.explained(error, server.removeprefix("nats://").rpartition(":")[0])
+        return str(error) or type(error).__name__
 
     async def close(self) -> None:
         """Let what was written leave, and connect no more."""
@@ -160,7 +178,7 @@ class Link:
                 task.cancel()
                 await asyncio.wait([task])
         if self._client is not None:
-            await self._client.close()
+            await _part(self._client, self._options.timeout)
         self._end()
 
     @property
@@ -202,13 +220,16 @@ class Link:
             raise Silence(f"{self._name}: {error}", sent=False) from error
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Write messages, and return once the server has read them and all that was written before; raises Silence.
+        """Write messages, and return once the server has read them and all that was written before; raises Silence."""
+        await self.write_all([_packet(subject, "", None, body) for subject, body in messages])
+
+    async def write_all(self, packets: Sequence[bytes]) -> None:
+        """Write packets, and return once the server has read them; raises Silence.
 
         A message to ourselves comes back. nats-py's flush() sends its PING ahead of what is still in its buffer.
         """
         arrived: asyncio.Future[Msg | None] = self._loop.create_future()
         token = self._expect(lambda message: None if arrived.done() else arrived.set_result(message))
-        packets = [_packet(subject, "", None, body) for subject, body in messages]
         sent = self._loop.time()
         try:
             await self._write([*packets, _packet(f"{self._inbox}.{token}", "", None, b"")])
@@ -358,13 +379,13 @@ class Link:
                 self._refuse_plain(client)
                 version = client.connected_server_version
                 if (version.major or 0, version.minor or 0) < _OLDEST_SERVER:
-                    raise _Unfit(f"the server is {version}, and 2.9 or later is needed")
+                    shown = f"{version.major}.{version.minor}.{version.patch}"
+                    raise _Unfit(f"the server is {shown}, and 2.9 or later is needed")
                 while deaf := [ear for ear in self._ears if ear.client is not client]:
                     for ear in deaf:
                         await ear.listen(client)
         except BaseException as error:
-            with contextlib.suppress(Exception):
-                await client.close()
+            await _part(client, _PARTING_SECONDS)
             if isinstance(error, NatsError) and said and "no servers" in str(error):
                 raise said[-1] from error
             raise
@@ -422,6 +443,13 @@ class Link:
 
 class _Unfit(Exception):
     pass
+
+
+async def _part(client: Client, seconds: float) -> None:
+    """Close a client. One whose server reads no more, or whose TLS handshake failed, would wait for that for ever."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(seconds):
+            await client.close()
 
 
 def _packet(subject: str, reply: str, headers: Mapping[str, str] | None, body: bytes) -> bytes:

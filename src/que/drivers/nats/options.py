@@ -1,42 +1,22 @@
 """What a nats:// or tls:// URL asks for, read once."""
 
 import re
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from que.address import Address, Host
 from que.errors import ConfigurationError
+from que.tls import OPTIONS as TLS_OPTIONS
+from que.tls import TLS
 
 DEFAULT_PORT = 4222
 _OPTIONS = (
     "backoff", "creds", "dead_letter_ttl", "heartbeat", "lease", "nkey", "prefix", "replicas", "storage", "timeout",
     "token", "unique_window",
 )  # fmt: skip
-_TLS_OPTIONS = ("cafile", "certfile", "keyfile", "server_hostname")
 _STORAGES = ("file", "memory")
 _PREFIX = re.compile("[A-Za-z0-9_-]{1,64}")
 _TWO_WEEKS = 14 * 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """How to speak TLS, always with verification. Empty `cafile` trusts the system's authorities."""
-
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    server_hostname: str = ""
-
-    def context(self) -> ssl.SSLContext:
-        """Return the context; raises ConfigurationError for a file that cannot be read."""
-        try:
-            context = ssl.create_default_context(cafile=self.cafile or None)
-            if self.certfile:
-                context.load_cert_chain(self.certfile, self.keyfile or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"tls: cafile, certfile or keyfile cannot be used: {error}") from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +50,7 @@ class NatsOptions:
     def of(cls, address: Address) -> "NatsOptions":
         """Return the options of `address`; raises ConfigurationError, with a way out, for what cannot be used."""
         secure = address.scheme == "tls"
-        address.refuse_other_options(_OPTIONS + (_TLS_OPTIONS if secure else ()))
+        address.refuse_other_options(_OPTIONS + (TLS_OPTIONS if secure else ()))
         if address.path.strip("/"):
             raise ConfigurationError(f"{address}: NATS has no paths; several installations share a server by prefix=")
         user, token = address.username, address.text("token") or None
@@ -79,7 +59,7 @@ class NatsOptions:
             user, token = None, user
         return cls(
             hosts=_hosts(address),
-            tls=TLS(*map(address.text, _TLS_OPTIONS)) if secure else None,
+            tls=TLS.of(address) if secure else None,
             user=user,
             password=address.password,
             token=token,

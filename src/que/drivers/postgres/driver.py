@@ -111,8 +111,8 @@ class PostgresDriver:
         try:
             async with await dial(self._options) as connection:
                 if connection.info.server_version < _OLDEST_SERVER:
-                    version = connection.info.server_version / 10_000
-                    raise ConnectError(str(self._address), f"PostgreSQL {version:g} is too old: 13 or later is needed")
+                    version = connection.info.parameter_status("server_version")
+                    raise ConnectError(str(self._address), f"PostgreSQL {version} is too old: 13 or later is needed")
                 before = await schema.version_of(connection, self._options.schema)
                 if before == len(schema.VERSIONS):
                     return before, before

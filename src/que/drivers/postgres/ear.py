@@ -18,7 +18,7 @@ _NOTIFY = b"SELECT pg_notify(%b::text, %b::text)"
 
 
 class Deaf(Exception):
-    """What this session notifies itself of does not arrive."""
+    """What is notified does not arrive."""
 
 
 class Listener(Protocol):
@@ -80,12 +80,14 @@ class Ear:
             del self._waiting[number]
 
     async def _connect(self) -> Connection:
-        """Return a connection that listens, and hears itself."""
+        """Return a connection that listens, and hears others."""
         connection = await dial(self._options)
         try:
             self._heard.clear()
             await self._subscribe(connection)
-            await self._send_echo(connection)
+            # From another session: a pooler may well pass on what this one tells itself, and nothing else.
+            async with await dial(self._options) as other:
+                await self._send_echo(other)
             async with asyncio.timeout(self._options.timeout):
                 while self._returned < self._sent:
                     async for notify in connection.notifies(stop_after=1):

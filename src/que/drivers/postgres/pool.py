@@ -32,13 +32,16 @@ class Broken(Exception):
 
 async def dial(options: PostgresOptions) -> Connection:
     """Return a new connection; raises psycopg.Error or OSError, TimeoutError after the options' timeout."""
-    async with asyncio.timeout(options.timeout):
-        return await AsyncConnection.connect(
-            make_conninfo("", connect_timeout=max(2, int(options.timeout)), **options.connection),
-            autocommit=True,
-            # A pooler that hands each transaction to another session knows no prepared statements.
-            prepare_threshold=5 if options.listen else None,
-        )
+    try:
+        async with asyncio.timeout(options.timeout):
+            return await AsyncConnection.connect(
+                make_conninfo("", connect_timeout=max(2, int(options.timeout)), **options.connection),
+                autocommit=True,
+                # A pooler that hands each transaction to another session knows no prepared statements.
+                prepare_threshold=5 if options.listen else None,
+            )
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {options.timeout:g} s") from error
 
 
 class Pool:

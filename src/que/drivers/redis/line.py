@@ -214,11 +214,23 @@ class Line:
                 await wire.connect()
         except Exception as error:
             await wire.disconnect(nowait=True)
-            raise answered(error) from error
+            raise self._unopened(error, host) from error
         except BaseException:
             await wire.disconnect(nowait=True)
             raise
         return Link(wire, patience)
+
+    def _unopened(self, error: Exception, host: Host) -> Lost | Refused:
+        """Return why there is no connection."""
+        said = (
+            TimeoutError(f"no answer within {self._options.timeout:g} s") if isinstance(error, TimeoutError) else error
+        )
+        if self._options.tls is not None:
+            # redis-py hides what happened to the socket behind an error of its own.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else said
+            if (told := self._options.tls.explained(cause, host.name)) is not cause:
+                return Lost(str(told), sent=False)
+        return answered(said)
 
     async def _look_at(self, link: Link) -> Host | None:
         """Return where in a cluster the keys are, None for here; raises Unsuitable."""

@@ -1,15 +1,15 @@
 """What a `redis://` or `rediss://` URL says: the servers, the namespace, and how long to wait for what."""
 
 import re
-import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from que.address import Address, Host
 from que.errors import ConfigurationError
+from que.tls import TLS
 
 DEFAULT_PORT = 6379
-_TLS_OPTIONS = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
+# redis-py has no server_hostname.
+_TLS_OPTIONS = ("cafile", "certfile", "keyfile")
 _OPTIONS = ("namespace", "lease", "dead_letter_ttl", "timeout", "linger", "backoff")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TWO_WEEKS = 14 * 86_400.0
@@ -19,7 +19,7 @@ _TWO_WEEKS = 14 * 86_400.0
 class RedisOptions:
     """All times are in seconds.
 
-    `tls`: the files of `rediss://`. `prefix`: what every key begins with; its braces keep them in one slot of a
+    `tls`: None but for `rediss://`. `prefix`: what every key begins with; its braces keep them in one slot of a
     cluster. `lease`: after that long without a renewal a job goes to another worker. `timeout`: for one operation.
     `linger`: how long a process that says nothing keeps its mail. `backoff`: the longest pause between two attempts to
     connect.
@@ -29,7 +29,7 @@ class RedisOptions:
     username: str | None
     password: str | None = field(repr=False)
     database: int
-    tls: Mapping[str, str] | None
+    tls: TLS | None
     prefix: str
     lease: float
     dead_letter_ttl: float
@@ -71,13 +71,8 @@ def _database(address: Address) -> int:
     return int(text)
 
 
-def _tls(address: Address) -> Mapping[str, str]:
-    """Return the files that are named, under redis-py's words for them, once they have been read."""
-    files = {name: file for name in _TLS_OPTIONS if (file := address.text(name))}
-    try:
-        context = ssl.create_default_context(cafile=files.get("cafile"))
-        if "certfile" in files:
-            context.load_cert_chain(files["certfile"], files.get("keyfile"))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{address}: cafile, certfile or keyfile cannot be used: {error}") from error
-    return {_TLS_OPTIONS[name]: file for name, file in files.items()}
+def _tls(address: Address) -> TLS:
+    tls = TLS.of(address)
+    # redis-py would find only at each connection that a file cannot be read.
+    tls.context()
+    return tls

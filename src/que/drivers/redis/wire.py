@@ -1,12 +1,13 @@
 """The one place that knows redis-py: it opens connections, and says whose fault an error was."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Protocol, cast
 
 from que.address import Host
 from que.drivers.redis.options import DEFAULT_PORT, RedisOptions
 from que.errors import ConfigurationError
+from que.tls import TLS
 
 _READ_BYTES = 256 * 1024
 # Answers of a server that is not, or no longer, the one to talk to: what was asked has not been done.
@@ -74,8 +75,19 @@ def make_wire(options: RedisOptions, host: Host) -> Wire:
         socket_read_size=_READ_BYTES,
         # The shape of its replies does not depend on redis-py's version.
         protocol=2,
-        **(options.tls or {}),
+        **({} if options.tls is None else _secured(options.tls)),
     )
+
+
+def _secured(tls: TLS) -> Mapping[str, object]:
+    return {
+        "ssl_cert_reqs": "required",
+        # Not every version of redis-py has it on by itself.
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": tls.cafile or None,
+        "ssl_certfile": tls.certfile or None,
+        "ssl_keyfile": tls.keyfile or None,
+    }
 
 
 def answered(error: Exception) -> "Refused | Lost":
