@@ -23,7 +23,7 @@ import que
 from que.address import Address
 from que.model import Envelope
 from que.otel import tracing
-from tests.engines.spans import Spans
+from tests.engines.observed import Spans
 from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop
 

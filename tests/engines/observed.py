@@ -1,16 +1,20 @@
-"""Spans on real engines: a worker in another app, with a provider of its own, finds the submitter's context or none.
+"""What is seen of jobs on real engines, by a submitter and a worker in two apps that stand for two processes.
 
-These are tests of each engine with headers whose room imports them; its room has the fixture `url`.
+These are tests of each engine whose room imports them, the ones that fit it; its room has the fixture `url`.
 """
 
 import asyncio
 from collections.abc import Sequence
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
 import que
+from que.address import Address
+from que.metrics import prometheus
 from que.otel import tracing
 from tests.unit.loops import in_loop
 
@@ -75,3 +79,53 @@ async def test_the_context_is_carried_to_every_run(url: str) -> None:
     assert first.attributes["error.type"] == "ValueError"
     assert "error.type" not in second.attributes
     assert first.attributes["messaging.message.id"] == second.attributes["messaging.message.id"]
+
+
+@in_loop
+async def test_a_run_begins_a_trace_of_its_own_where_the_engine_carries_no_context(url: str) -> None:
+    submitter, worker = await traced(url)
+    (send,) = submitter.named("send double")
+    runs = worker.named("process double")
+    assert len(runs) == 2
+    assert send.context is not None
+    assert send.attributes is not None
+    for run in runs:
+        assert run.parent is None
+        assert list(run.links) == []
+        assert run.context is not None
+        assert run.context.trace_id != send.context.trace_id
+        assert run.attributes is not None
+        assert run.attributes["messaging.message.id"] == send.attributes["messaging.message.id"]
+
+
+@in_loop
+async def test_what_happens_to_jobs_is_counted_where_it_happens(url: str) -> None:
+    submitter, worker = CollectorRegistry(), CollectorRegistry()
+    labels = {"job": "double", "backend": Address.parse(url).scheme}
+    job = que.Job("double", int, int)
+
+    @job.handler
+    async def double(number: int) -> int:
+        if number == 9:
+            raise ValueError(number)
+        return 2 * number
+
+    async with (
+        que.Que(url, observers=[prometheus(worker)]) as working,
+        que.Que(url, observers=[prometheus(submitter)]) as app,
+    ):
+        working.add(job)
+        async with working.worker() as crew, asyncio.timeout(20):
+            handles = app.submit_many(que.Job("double", int, int), range(10))
+            assert await que.gather(*handles[:9]) == tuple(range(0, 18, 2))
+            with pytest.raises(que.JobFailed):
+                await handles[9]
+            await crew.stop()
+        has_headers = bool(next(iter(app.backends.values())).capabilities.headers)
+    assert submitter.get_sample_value("que_jobs_submitted_total", labels) == 10
+    assert worker.get_sample_value("que_jobs_settled_total", {**labels, "verdict": "completed"}) == 9
+    assert worker.get_sample_value("que_jobs_settled_total", {**labels, "verdict": "failed"}) == 1
+    assert worker.get_sample_value("que_run_seconds_count", labels) == 10
+    assert worker.get_sample_value("que_runs_in_flight", labels) == 0
+    # Nothing is made up where the submitter could not say when it was.
+    assert worker.get_sample_value("que_wait_seconds_count", labels) == (10 if has_headers else None)

@@ -1,12 +1,16 @@
-"""Spans over RabbitMQ, and the headers of programs that are not que."""
+"""What is seen of jobs on RabbitMQ, which carries headers, and the headers of programs that are not que."""
 
 import que
 from que.drivers.amqp.wire import Properties
 from tests.amqp.raw import prefix_of, publish, raw_channel
-from tests.engines.spans import test_the_context_is_carried_to_every_run, traced
+from tests.engines.observed import (
+    test_the_context_is_carried_to_every_run,
+    test_what_happens_to_jobs_is_counted_where_it_happens,
+    traced,
+)
 from tests.unit.loops import in_loop, until
 
-__all__ = ["test_the_context_is_carried_to_every_run"]
+__all__ = ["test_the_context_is_carried_to_every_run", "test_what_happens_to_jobs_is_counted_where_it_happens"]
 
 
 @in_loop
