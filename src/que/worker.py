@@ -266,7 +266,9 @@ class _Station:
         can = self._driver.capabilities
         in_process = await self._open_processes(can)
         try:
-            consumer = await self._driver.register(list(self._jobs), self._concurrency, self)
+            # With a rate, one more than is ever asked for: so no driver takes each settled job for room for another.
+            slots = self._concurrency + (self._tokens is not None)
+            consumer = await self._driver.register(list(self._jobs), slots, self)
         except BaseException:
             await self._exits.aclose()
             raise

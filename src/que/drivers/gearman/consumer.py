@@ -54,6 +54,8 @@ class GearmanConsumer:
         self._waiters: list[asyncio.Future[None]] = []
         # How many deliveries the waiting reserve() calls have room for.
         self._wanted = 0
+        # Whether the caller has room for each job that it settles: not where it wanted less than its slots allow.
+        self._refills = True
         self._stations: list[Station] = []
         self._turn = 0
         self._closed = False
@@ -68,6 +70,7 @@ class GearmanConsumer:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             self._wanted += limit
+            self._refills = limit >= self._slots - self._load
             try:
                 self._grab()
                 self._set_timer()
@@ -100,7 +103,7 @@ class GearmanConsumer:
                 misfits += 1
             else:
                 results.append(_VERDICTS[type(verdict)](station, handle, verdict))
-        if self._waiters:
+        if self._waiters and self._refills:
             self._wanted += len(results)
         self._grab()
         for station in touched:
@@ -226,14 +229,15 @@ class GearmanConsumer:
         """Send as many grabs as slots, callers and naps allow."""
         if self._closed or not self._waiters:
             return
-        asked = load = 0
-        for station in self._stations:
-            machine = station.machine
-            asked += machine.outstanding
-            load += len(machine.held) + station.released
-        free = min(self._slots - load, self._wanted - len(self._arrivals)) - asked
+        asked = sum([station.machine.outstanding for station in self._stations])
+        free = min(self._slots - self._load, self._wanted - len(self._arrivals)) - asked
         if free > 0:
             self._share(free)
+
+    @property
+    def _load(self) -> int:
+        """What is unsettled, or released and not yet given back."""
+        return sum([len(station.machine.held) + station.released for station in self._stations])
 
     def _share(self, free: int) -> None:
         self._turn += 1
