@@ -19,12 +19,12 @@ PROGRAM_SECONDS = 60
 PYTHON = [sys.executable, "-W", "error"]
 
 
-def program_lines(*words: str, url: str = "memory://") -> list[str]:
+def program_lines(*words: str, url: str = "memory://", **environment: str) -> list[str]:
     """Return what the program printed; it must end well and say nothing on stderr."""
     ended = subprocess.run(
         [*PYTHON, *words],
         cwd=EXAMPLES,
-        env=os.environ | {"QUE_URL": url},
+        env=os.environ | environment | {"QUE_URL": url},
         capture_output=True,
         text=True,
         timeout=PROGRAM_SECONDS,
@@ -96,6 +96,16 @@ def test_the_folder_is_a_queue(tmp_path: Path) -> None:
     assert re.fullmatch(r"a file: \d+-[0-9a-f-]+\.job", file)
     assert lengths == "(3, 5)"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_gazette_comes_out_twice_and_its_results_are_kept(gearmand: Gearmand, tmp_path: Path) -> None:
+    lines = program_lines("gazette.py", url=gearmand.url, QUE_STORE=f"sqlite:///{tmp_path / 'gazette.db'}")
+    assert lines == [
+        "edition 1: 10 words on the harbour, 10 words on the weather",
+        "edition 2: 10 words on the harbour, 10 words on the weather",
+        "found again: 3",
+        "the press has run bind, count, morning, wait, write",
+    ]
 
 
 HOLDING = """
