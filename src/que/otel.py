@@ -5,7 +5,7 @@ begins a trace of its own.
 """
 
 from collections.abc import MutableMapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from que.address import Address
 from que.errors import ConfigurationError, QueError
@@ -41,8 +41,16 @@ def tracing(provider: TracerProvider | None = None, propagator: TextMapPropagato
     `propagator` writes the context into headers and reads it there, by default the global one: W3C's traceparent and
     baggage.
     """
-    tracer = trace.get_tracer("que", version("que-jobs"), provider, _SCHEMA)
+    tracer = trace.get_tracer("que", _version(), provider, _SCHEMA)
     return lambda engine: _Tracing(tracer, propagator or propagate.get_global_textmap(), engine)
+
+
+def _version() -> str | None:
+    try:
+        return version("que-jobs")
+    except PackageNotFoundError:
+        # Run from its sources, as they are.
+        return None
 
 
 class _Fitting(Setter[MutableMapping[str, str]]):

@@ -3,7 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from opentelemetry import baggage, trace
@@ -247,6 +248,23 @@ async def test_a_refusal_is_the_submissions_error() -> None:
     (send,) = spans.named("send work")
     assert send.status.status_code is StatusCode.ERROR
     assert attributes(send)["error.type"] == "que.errors.QueueFull"
+
+
+def test_spans_name_the_library_and_its_version_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    finds: list[Callable[[str], str]] = [lambda name: f"1.2 of {name}", unknown]
+    for find in finds:
+        monkeypatch.setattr("que.otel.version", find)
+        spans = Spans()
+        told = spans.observe(Address.parse("memory://")).submitting(Envelope("id", "work", b""), None)
+        assert told is not None
+        told(None)
+        (send,) = spans.named("send work")
+        scope = send.instrumentation_scope
+        assert scope is not None
+        assert (scope.name, scope.version or None) == ("que", None if find is unknown else "1.2 of que-jobs")
 
 
 def test_what_is_not_installed_is_named_with_its_extra() -> None:
