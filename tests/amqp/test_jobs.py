@@ -12,6 +12,7 @@ import que
 from que.drivers.amqp.channel import Channel
 from que.drivers.amqp.wire import Method, Properties
 from tests.amqp.raw import depth, prefix_of, publish, raw_channel, take
+from tests.amqp.server import RabbitMQ
 from tests.unit.loops import in_loop, until
 
 
@@ -221,3 +222,14 @@ async def test_a_result_that_the_server_would_not_take_fails_its_job_once(url: s
             with pytest.raises(que.ResultInvalid, match="5000"):
                 await long.submit(6000)
     assert runs == [3000, 6000]
+
+
+@in_loop
+async def test_jobs_dead_letters_and_delays_are_in_quorum_queues(node: RabbitMQ, url: str) -> None:
+    async with que.Que(url) as client:
+        await declared(client).send(1)
+        await declared(client, "late").send(1, delay=0.02)
+        listed = await asyncio.to_thread(node.control, "list_queues", "name", "type", "--no-table-headers")
+    kinds = dict(line.split("\t") for line in listed.splitlines() if line.startswith(prefix_of(url)))
+    assert len(kinds) >= 5
+    assert set(kinds.values()) == {"quorum"}

@@ -1,6 +1,7 @@
 """What a server may do to the driver: refuse it, go away, come back, forget everything, stand still, run full."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ import pytest
 import que
 from que.model import Completed, Envelope, Failed, Settled, Settlement
 from tests.engines.recording import Notices
+from tests.engines.wiretap import wiretapped
 from tests.redis.conftest import StartRedis
 from tests.redis.recording import opened
 from tests.redis.server import RedisServer
@@ -98,6 +100,25 @@ async def test_a_server_that_is_too_old_is_named_with_its_version() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         assert "6.0.20" in await why_not(f"redis://127.0.0.1:{port}?timeout=5")
+
+
+@in_loop
+async def test_valkey_is_served_under_its_own_name_and_version(redis: RedisServer) -> None:
+    introduced = 0
+
+    def as_valkey(data: bytes) -> bytes:
+        nonlocal introduced
+        said, count = re.subn(
+            rb"\$5\r\nredis\r\n\$7\r\nversion\r\n\$\d+\r\n[\d.]+\r\n",
+            b"$6\r\nvalkey\r\n$7\r\nversion\r\n$5\r\n8.1.3\r\n",
+            data,
+        )
+        introduced += count
+        return said
+
+    async with wiretapped(redis.port, as_valkey) as (port, _):
+        await doubles(f"redis://127.0.0.1:{port}")
+    assert introduced == 2
 
 
 @in_loop
