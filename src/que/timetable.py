@@ -24,14 +24,19 @@ class Cron:
     Five fields, or six with the seconds in front. When clocks go forward, a tick of a fixed hour and minute that the
     day does not have comes at the first minute after the gap; when they go back, it comes once, the first time. Ticks
     by wildcard (`*/5 * * * *`), and all of six fields, follow the time that really passes.
-    Raises ConfigurationError for an expression that cannot be read or never comes, and for an unknown time zone.
+    Raises ConfigurationError for an expression that cannot be read or never comes, for an unknown time zone, and where
+    cronsim is not installed.
     """
 
     expression: str
     tz: str = "UTC"
 
     def __post_init__(self) -> None:
-        from cronsim import CronSimError
+        try:
+            from cronsim import CronSimError
+        except ModuleNotFoundError as error:
+            hint = "pip install 'que-jobs[cron]', or use every(seconds=…)"
+            raise ConfigurationError(f"cron {self.expression!r} needs cronsim: {hint}") from error
 
         try:
             never = math.isinf(self.after(0.0))

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -106,6 +107,12 @@ def test_a_sixth_field_in_front_is_the_seconds() -> None:
 def test_an_expression_that_cannot_be_meant_is_named(expression: str, said: str) -> None:
     with pytest.raises(que.ConfigurationError, match=re.escape(said)):
         Cron(expression)
+
+
+def test_without_cronsim_a_cron_expression_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    with pytest.raises(que.ConfigurationError, match=r"needs cronsim: pip install 'que-jobs\[cron\]'"):
+        Cron("* * * * *")
 
 
 @pytest.mark.parametrize("name", ["Europe/Berlinn", "", "../etc", "Europe"])
