@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 import que
 from que.model import Completed, Kept
 from tests.redis.conftest import StartRedis
@@ -65,10 +67,24 @@ async def test_who_attends_is_told_of_what_was_kept_while_the_connection_was_los
 @in_loop
 async def test_a_full_server_still_keeps_so_that_flows_go_on(own_redis: StartRedis) -> None:
     server = own_redis()
-    async with opened(server.url) as (driver, _):
+    async with opened(server.url) as (driver, told):
         server.command("CONFIG", "SET", "maxmemory", "1")
+        await driver.attend([("1", "a")])
         await driver.keep([Kept(key, Completed(b"1"), LONG_SECONDS) for key in ("a", "b")])
         assert list(await driver.keep((), ["a", "b"])) == [Completed(b"1")] * 2
+        await until(lambda: told.ends == {"1": b"1"})
+
+
+@in_loop
+async def test_what_is_kept_while_the_answer_does_not_come_in_time_is_kept_all_the_same(
+    own_redis: StartRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_redis()
+    async with opened(f"{server.url}?timeout=1") as (driver, _):
+        with server.stopped():
+            keeping = asyncio.ensure_future(driver.keep([Kept("a", Completed(b"1"), LONG_SECONDS)], ["a"]))
+            await until(lambda: "connection is lost" in caplog.text)
+        assert await keeping == [Completed(b"1")]
 
 
 @in_loop

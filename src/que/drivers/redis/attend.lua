@@ -1,5 +1,6 @@
 -- {session, list of {watch_id, key}}: returns for each what is kept under the key (a kind and a body), or "" where
 -- nothing is, and the session will be told.
+whole()
 local session = request[1]
 local reply = {}
 for place, wanted in ipairs(request[2]) do

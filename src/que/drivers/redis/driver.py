@@ -193,7 +193,14 @@ class RedisDriver:
 
     async def keep(self, entries: Sequence[Kept], keys: Sequence[str] = ()) -> Sequence[Ending | None]:
         """Write what is not written yet, and return what `keys` then hold, in one script."""
-        kept = await self._call(Script.KEEP, ([entry_of(entry) for entry in entries], keys))
+        request = ([entry_of(entry) for entry in entries], keys)
+        try:
+            kept = await self._connected().line.call(Script.KEEP, request)
+        except (Lost, Refused) as error:
+            if not (isinstance(error, Lost) and error.sent):
+                raise ConnectError(str(self._address), str(error)) from error
+            # Sent, and the answer is lost: a key is written once, so it may be asked again.
+            kept = await self._call(Script.KEEP, request)
         return [ending_in(each) for each in cast(Sequence[bytes | None], kept)]
 
     async def forget(self, keys: Collection[str]) -> None:
