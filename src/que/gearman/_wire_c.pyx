@@ -54,6 +54,7 @@ cdef Layout TABLE[KINDS]
 cdef long long MAX_BODY_BYTES = _packets.MAX_BODY_BYTES
 cdef long long MAX_LEADING_BYTES = _packets.MAX_LEADING_BYTES
 cdef Py_ssize_t RECEIVE_BUFFER_BYTES = _packets.RECEIVE_BUFFER_BYTES
+cdef Py_ssize_t KEPT_BUFFER_BYTES = _packets.KEPT_BUFFER_BYTES
 cdef object DEFAULT_LIMIT = DEFAULT_MAX_PAYLOAD
 cdef long long DEFAULT_LIMIT_BYTES = DEFAULT_MAX_PAYLOAD
 cdef object REQUEST = Magic.REQUEST
@@ -218,6 +219,7 @@ Received bytes in, whole packets out, by the law of _wire_py.Parser.
     cdef bytearray _base
     cdef bytearray _buffer
     cdef object _base_view
+    cdef bytearray _spare
     cdef object _view
     cdef Py_ssize_t _capacity
     cdef Py_ssize_t _filled
@@ -232,6 +234,7 @@ Received bytes in, whole packets out, by the law of _wire_py.Parser.
         self._max_payload = max(0, min(max_payload, MAX_BODY_BYTES - MAX_LEADING_BYTES))
         self._base = bytearray(RECEIVE_BUFFER_BYTES)
         self._base_view = memoryview(self._base)
+        self._spare = bytearray()
         self._use(self._base, self._base_view)
         self._filled = 0
         self._needed = HEADER_BYTES
@@ -275,7 +278,7 @@ Received bytes in, whole packets out, by the law of _wire_py.Parser.
         # The view is an export of the bytearray, so nobody can resize it while raw pointers go into it.
         self._buffer = buffer
         self._view = view
-        self._capacity = len(buffer)
+        self._capacity = len(view)
 
     cdef int _advance(self, Py_ssize_t nbytes, list packets) except -1:
         cdef bytearray held = self._buffer
@@ -346,13 +349,18 @@ Received bytes in, whole packets out, by the law of _wire_py.Parser.
         return packet
 
     cdef int _keep(self, bytearray held, Py_ssize_t consumed, Py_ssize_t filled, Py_ssize_t needed) except -1:
-        cdef bytearray room = self._base if needed <= RECEIVE_BUFFER_BYTES else bytearray(needed)
+        cdef bytearray room = self._base
+        cdef object view = self._base_view
         cdef Py_ssize_t rest = filled - consumed
+        if needed > RECEIVE_BUFFER_BYTES:
+            room = self._spare if needed <= len(self._spare) else bytearray(needed)
+            self._spare = room if len(room) <= KEPT_BUFFER_BYTES else bytearray()
+            view = memoryview(room)[:needed]
         assert 0 <= rest < needed and rest < len(room)
         if rest and (consumed or room is not held):
             memmove(PyByteArray_AS_STRING(room), PyByteArray_AS_STRING(held) + consumed, rest)
-        if room is not self._buffer:
-            self._use(room, self._base_view if room is self._base else memoryview(room))
+        if room is not self._buffer or room is not self._base:
+            self._use(room, view)
         self._filled = rest
         self._needed = needed
         return 0

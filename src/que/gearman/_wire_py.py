@@ -13,6 +13,7 @@ from que.errors import ProtocolError
 from que.gearman.packets import (
     DEFAULT_MAX_PAYLOAD,
     HEADER_BYTES,
+    KEPT_BUFFER_BYTES,
     LAYOUTS,
     MAX_BODY_BYTES,
     MAX_LEADING_BYTES,
@@ -145,7 +146,8 @@ class Parser:
     """Received bytes in, whole packets out, as `(type, arguments)`; fit for asyncio.BufferedProtocol.
 
     `magic` is what the peer's packets begin with; `max_payload` bounds a data argument. The one receive buffer grows
-    to exactly what a large packet needs once its header is known, and shrinks when the packet is whole.
+    to exactly what a large packet needs once its header is known, and shrinks when the packet is whole; what it grew to
+    is kept for the next one, up to 4 MiB.
 
     Raises ProtocolError for a bad magic, an unknown type, a size over the limit (all three decided by the header,
     before a byte of the body is awaited) and for too few arguments. The call that meets the bad packet raises;
@@ -223,10 +225,11 @@ class _Buffer:
     itself, and what is kept moves once: the work is linear in the bytes, whatever the chunks.
     """
 
-    __slots__ = ("_base", "filled", "needed", "view")
+    __slots__ = ("_base", "_spare", "filled", "needed", "view")
 
     def __init__(self) -> None:
         self._base: memoryview = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self._spare: memoryview = memoryview(bytearray())
         self.view: memoryview = self._base
         self.filled = 0
         self.needed = HEADER_BYTES
@@ -236,7 +239,11 @@ class _Buffer:
         if rest == 0 and self.view is self._base:
             self.filled, self.needed = 0, needed
             return
-        room: memoryview = self._base if needed <= RECEIVE_BUFFER_BYTES else memoryview(bytearray(needed))
+        room: memoryview = self._base
+        if needed > RECEIVE_BUFFER_BYTES:
+            spare = self._spare if needed <= len(self._spare) else memoryview(bytearray(needed))
+            self._spare = spare if len(spare) <= KEPT_BUFFER_BYTES else memoryview(bytearray())
+            room = spare[:needed]
         if rest and (consumed or room is not self.view):
             room[:rest] = self.view[consumed : self.filled]
         self.view, self.filled, self.needed = room, rest, needed

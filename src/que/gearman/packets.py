@@ -16,6 +16,7 @@ from que.errors import PacketError, ProtocolError
 __all__ = [
     "DEFAULT_MAX_PAYLOAD",
     "HEADER_BYTES",
+    "KEPT_BUFFER_BYTES",
     "LARGE_PAYLOAD_BYTES",
     "LAYOUTS",
     "MAX_BODY_BYTES",
@@ -46,6 +47,8 @@ MAX_CLIENT_ID_BYTES: Final = 127
 LARGE_PAYLOAD_BYTES: Final = 24 * 1024
 # As much as asyncio reads at once.
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
+# A buffer for a large packet is used again up to this size: fresh pages for each took half of the time of 1 MiB.
+KEPT_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
 class Magic:

@@ -8,6 +8,7 @@ from que.errors import ProtocolError
 from que.gearman.packets import (
     DEFAULT_MAX_PAYLOAD,
     HEADER_BYTES,
+    KEPT_BUFFER_BYTES,
     LAYOUTS,
     MAX_LEADING_BYTES,
     RECEIVE_BUFFER_BYTES,
@@ -191,6 +192,26 @@ def test_the_buffer_grows_to_exactly_a_large_packet_and_shrinks_after_it(codec: 
     assert len(parser.get_buffer(-1)) == 1
     assert parser.feed(packet[-1:] + NOOP) == [(13, (b"H:lap:1", b"x" * data_bytes)), (6, ())]
     assert len(parser.get_buffer(-1)) == RECEIVE_BUFFER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_kept"),
+    [(KEPT_BUFFER_BYTES - 20, 1_000_000, True), (1_000_000, 1_000_001, False), (KEPT_BUFFER_BYTES, 1_000_000, False)],
+    ids=["a smaller one", "a larger one", "after one over the limit"],
+)
+def test_a_buffer_of_a_large_packet_is_used_again_up_to_a_limit(
+    codec: Twin, first: int, second: int, is_kept: bool
+) -> None:
+    parser = codec.Parser(RES)
+    used: list[object] = []
+    for data_bytes in (first, second):
+        packet = complete(b"x" * (data_bytes - 1) + b"y")
+        assert parser.feed(packet[:100]) == []
+        room = parser.get_buffer(-1)
+        assert len(room) == len(packet) - 100
+        used.append(room.obj)
+        assert parser.feed(packet[100:] + NOOP) == [(13, (b"H:lap:1", b"x" * (data_bytes - 1) + b"y")), (6, ())]
+    assert (used[0] is used[1]) is is_kept
 
 
 def test_a_packet_that_just_fits_fills_the_buffer_and_no_more(codec: Twin) -> None:
