@@ -168,7 +168,7 @@ class Que(Generic[StateT]):
         await self.disconnect()
 
     async def connect(self) -> None:
-        """Connect all backends at once; if one cannot, the others are closed again and ConnectError names it.
+        """Connect all backends at once; if some cannot, the others are closed again and ConnectError names each.
 
         Raises ConfigurationError if the app is connected already, or is just being connected or disconnected.
         """
@@ -189,13 +189,19 @@ class Que(Generic[StateT]):
         except asyncio.CancelledError:
             await self._close_again()
             raise
+        failures: list[ConnectError] = []
         for backend, answer in zip(backends, answers, strict=True):
-            if answer is None:
-                continue
-            await self._close_again()
-            if isinstance(answer, ConnectError | ConfigurationError):
+            if isinstance(answer, ConfigurationError):
+                await self._close_again()
                 raise answer
-            raise ConnectError(str(backend.address), repr(answer)) from answer
+            if isinstance(answer, ConnectError):
+                failures.append(answer)
+            elif answer is not None:
+                failures.append(ConnectError(str(backend.address), repr(answer)))
+                failures[-1].__cause__ = answer
+        if failures:
+            await self._close_again()
+            raise failures[0] if len(failures) == 1 else ConnectError.of_all(failures)
 
     async def _close_again(self) -> None:
         """Close every backend; an error of that is logged, because the caller has to hear why connecting failed."""

@@ -104,6 +104,11 @@ class ConnectError(QueError):
         self.backend = backend
         self.reason = reason
 
+    @classmethod
+    def of_all(cls, errors: "Sequence[ConnectError]") -> "ConnectError":
+        """Return one that says what `errors` say."""
+        return cls(" and ".join(each.backend for each in errors), "; ".join(each.reason for each in errors))
+
 
 class NotConnected(QueError):
     """The app is not connected: use `async with app`, or connect() first."""

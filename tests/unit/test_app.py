@@ -202,6 +202,19 @@ async def test_an_error_that_says_what_to_do_is_raised_as_it_is(error: que.QueEr
 
 
 @in_loop
+async def test_of_several_backends_that_cannot_be_reached_each_is_named() -> None:
+    first, good, second = drivers(3)
+    first.connect_error, second.connect_error = OSError("no route"), que.ConnectError("mail://", "no answer")
+    url = url_of(first)
+    app = que.Que(first=url, good=url_of(good), second=url_of(second))
+    with pytest.raises(que.ConnectError) as caught:
+        await app.connect()
+    assert caught.value.backend == f"{url} and mail://"
+    assert caught.value.reason == "OSError('no route'); no answer"
+    assert good.calls == ["connect", "disconnect"]
+
+
+@in_loop
 async def test_an_app_that_could_not_connect_may_try_again() -> None:
     driver = FakeDriver()
     driver.connect_error = OSError("connection refused")
