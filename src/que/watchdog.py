@@ -18,6 +18,8 @@ _MOST_FRAMES = 5
 
 _log = logging.getLogger("que")
 
+_PARTING_SECONDS = 1.0
+
 
 class Watchdog:
     """Within `with Watchdog(0.5):` logs each job that holds up the running loop for `stall_seconds` or more, and where.
@@ -47,6 +49,8 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        # What it is telling, it tells before the block ends.
+        self._thread.join(_PARTING_SECONDS)
 
     def _watch(self) -> None:
         while not self._ended.wait(self._stall_seconds / 4):
