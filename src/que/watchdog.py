@@ -15,10 +15,9 @@ from que.slots import stepped_in
 # How long there is silence about a job name that has been told of.
 SILENCE_SECONDS = 60.0
 _MOST_FRAMES = 5
+_PARTING_SECONDS = 1.0
 
 _log = logging.getLogger("que")
-
-_PARTING_SECONDS = 1.0
 
 
 class Watchdog:
