@@ -113,6 +113,34 @@ def test_many_processes_may_make_the_file_at_once(url: str) -> None:
         assert process.returncode == 0, errors
 
 
+LOOK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(*connection.execute("SELECT count(*) FROM que_jobs").fetchone())
+connection.close()
+"""
+
+
+@in_loop
+async def test_one_who_opens_and_closes_the_file_takes_no_lock_from_the_others_of_its_process(
+    url: str, path: Path
+) -> None:
+    async with opened(url) as (driver, told):
+        async with opened(url):
+            pass
+        # Another process that took itself for the last one would remove the -wal when it closes the file.
+        assert jobs_that_another_process_sees(path) == 0
+        assert path.with_name(f"{path.name}-wal").exists()
+        await driver.submit([Envelope("1", "f", b"x", background=True)])
+        await until(lambda: "1" in told.receipts)
+        assert jobs_that_another_process_sees(path) == 1
+
+
+def jobs_that_another_process_sees(path: Path) -> int:
+    words = [sys.executable, "-c", LOOK, str(path)]
+    return int(subprocess.run(words, capture_output=True, check=True, timeout=60).stdout)
+
+
 @in_loop
 async def test_a_job_that_finds_the_disk_full_is_rejected_and_the_others_are_safe(url: str) -> None:
     async with opened(url) as (driver, told):

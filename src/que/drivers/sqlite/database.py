@@ -133,12 +133,26 @@ class Database(Generic[TurnT]):
         return requests
 
     def _connect(self) -> sqlite3.Connection:
-        # SQLite gives its -wal and -shm files the mode of the main one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         self._lock = os.open(f"{self._path}-lock", os.O_RDWR | os.O_CREAT, 0o600)
         _open_ones.add(cast(Database[object], self))
-        connection = sqlite3.connect(self._path, timeout=self._settings.busy_timeout_seconds, isolation_level=None)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self._create()
+            return self._prepared()
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _create(self) -> None:
+        """Make the file, if there is none; SQLite gives its -wal and -shm files the mode of the main one.
+
+        One that exists is never opened here: to close any descriptor of a file drops the locks that every connection of
+        this process has on it, and another process would then remove the -wal from under them.
+        """
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _prepared(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=self._settings.busy_timeout_seconds, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._settings.synchronous}")
@@ -147,8 +161,6 @@ class Database(Generic[TurnT]):
         except BaseException:
             connection.close()
             raise
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
         return connection
 
     def _transact(self, connection: sqlite3.Connection, requests: list[_Request[TurnT]]) -> None:
