@@ -50,9 +50,9 @@ class Server(ThreadingMixIn, WSGIServer):
     """A thread per request."""
 
 
-def main() -> None:
+def main(port: int) -> None:
     # One q per process, opened where the process serves: after a fork, as under gunicorn, not before it.
-    with app.blocking() as q, q.worker(), make_server("127.0.0.1", int(sys.argv[1]), page(q), Server) as server:
+    with app.blocking() as q, q.worker(), make_server("127.0.0.1", port, page(q), Server) as server:
         print(f"http://127.0.0.1:{server.server_port}/count", flush=True)
         try:
             server.serve_forever()
@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8000)

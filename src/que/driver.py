@@ -332,6 +332,8 @@ def _built_in(value: str) -> object:
 def _load(scheme: str, value: str, load: Callable[[], object]) -> DriverFactory:
     try:
         factory = load()
+    except ConfigurationError:
+        raise
     except (Exception, SystemExit) as error:
         # Whatever a module does while it is imported: it is not the program's own, and the URL is what names it.
         raise ConfigurationError(f"the driver of {scheme}://, {value}, cannot be imported: {error!r}") from error

@@ -12,7 +12,7 @@ from que.observer import Observe, Observer, Told
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 except ImportError as _error:
-    raise ConfigurationError("que.metrics needs prometheus-client: pip install que-jobs[metrics]") from _error
+    raise ConfigurationError("que.metrics needs prometheus-client: pip install 'que-jobs[metrics]'") from _error
 
 # Unix seconds from which a job waits for a worker, where the engine carries it.
 SINCE = "que-since"

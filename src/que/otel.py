@@ -20,7 +20,7 @@ try:
     from opentelemetry.propagators.textmap import Setter, TextMapPropagator
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer, TracerProvider
 except ImportError as _error:
-    raise ConfigurationError("que.otel needs opentelemetry-api: pip install que-jobs[otel]") from _error
+    raise ConfigurationError("que.otel needs opentelemetry-api: pip install 'que-jobs[otel]'") from _error
 
 # The version of the conventions that the names of spans and attributes follow.
 _SCHEMA = "https://opentelemetry.io/schemas/1.42.0"

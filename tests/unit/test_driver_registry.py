@@ -1,6 +1,7 @@
 """Drivers by scheme: which one opens a URL, and what is said of a driver that cannot be had."""
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -173,6 +174,24 @@ def test_two_installed_drivers_of_one_scheme_are_refused_until_one_is_chosen(plu
         opened("twice://")
     que.register_driver("twice", open_fake)
     assert isinstance(opened("twice://"), FakeDriver)
+
+
+def test_what_a_driver_says_itself_about_what_it_lacks_is_raised_as_it_is(plug: Callable[[str, str], None]) -> None:
+    plug("needy", "import que\nraise que.ConfigurationError('needy:// needs bread')")
+    with pytest.raises(que.ConfigurationError, match=r"^needy:// needs bread$"):
+        opened("needy://")
+
+
+@pytest.mark.parametrize(
+    ("url", "library", "extra"),
+    [("amqp://h", "pamqp", "amqp"), ("nats://h", "nats", "nats"), ("postgresql://h/d", "psycopg", "postgres")],
+)
+def test_a_built_in_driver_without_its_library_says_what_to_install(url: str, library: str, extra: str) -> None:
+    program = f"import sys; sys.modules[{library!r}] = None; import que; que.Que({url!r})"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("que.errors.ConfigurationError: ")
+    assert last.endswith(f"pip install 'que-jobs[{extra}]'")
 
 
 def test_an_entry_point_that_cannot_be_called_is_refused(plug: Callable[[str, str], None]) -> None:

@@ -161,4 +161,4 @@ async def test_two_apps_count_together() -> None:
 def test_what_is_not_installed_is_named_with_its_extra() -> None:
     program = "import sys; sys.modules['prometheus_client'] = None; import que.metrics"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert "pip install que-jobs[metrics]" in ended.stderr
+    assert "pip install 'que-jobs[metrics]'" in ended.stderr

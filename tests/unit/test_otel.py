@@ -270,4 +270,4 @@ def test_spans_name_the_library_and_its_version_where_it_is_installed(monkeypatc
 def test_what_is_not_installed_is_named_with_its_extra() -> None:
     program = "import sys; sys.modules['opentelemetry'] = None; import que.otel"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert "pip install que-jobs[otel]" in ended.stderr
+    assert "pip install 'que-jobs[otel]'" in ended.stderr

@@ -13,17 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
 from que.drivers.nats.options import NatsOptions
-from que.errors import ConfigurationError, ConnectError
-
-try:
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
-    from nats.errors import Error as NatsError
-except ImportError as _error:
-    raise ConfigurationError("nats:// needs nats-py: pip install que-jobs[nats]") from _error
+from que.errors import ConnectError
 
 _log = logging.getLogger("que")
 

@@ -55,7 +55,7 @@ class Refused(Exception):
 def require() -> None:
     """Raise ConfigurationError unless redis-py is installed."""
     if find_spec("redis") is None:
-        raise ConfigurationError("redis:// takes the package redis: pip install que-jobs[redis]")
+        raise ConfigurationError("redis:// takes the package redis: pip install 'que-jobs[redis]'")
 
 
 def make_wire(options: RedisOptions, host: Host) -> Wire:
