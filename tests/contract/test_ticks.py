@@ -45,8 +45,9 @@ async def test_of_several_owners_one_is_granted_a_schedule(opened: Open) -> None
         claims = await asyncio.gather(
             *[ticks.begin_ticks("a", 1.0, f"{index}", LONG_SECONDS) for index in range(20) for ticks in (one, other)]
         )
-    # Both of the engine's users come under the same name: an owner may claim again what it has.
-    assert [claim.granted for claim in claims] == [True, True, *[False] * 38]
+    # Whoever comes first. Both of the engine's users come under the same name: an owner may claim again what it has.
+    first, again = (index // 2 for index, claim in enumerate(claims) if claim.granted)
+    assert first == again
 
 
 @in_loop
