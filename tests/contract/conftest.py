@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.amqp.server import RabbitMQ
 from tests.contract.engines import Engine, Make, companion
+from tests.nats.server import NatsServer
 from tests.postgres.server import Postgres, running
 from tests.redis.server import RedisServer
 from tests.servers import Gearmand
@@ -25,6 +27,13 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    server = NatsServer.start(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Return a fresh engine of a kind: an engine by itself, or with a file as its companion."""
@@ -37,7 +46,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         server: Postgres = request.getfixturevalue("postgres_server")
         return Engine(server.url(server.new_database()), None)
 
-    def gearman(store: str) -> Engine:
+    def amqp() -> Engine:
+        node: RabbitMQ = request.getfixturevalue("node")
+        return Engine(f"{node.url}?prefix={secrets.token_hex(8)}", None)
+
+    def nats() -> Engine:
+        server: NatsServer = request.getfixturevalue("nats_server")
+        return Engine(f"{server.url}?prefix={secrets.token_hex(8)}", None)
+
+    def gearman(store: str | None) -> Engine:
         server: Gearmand = request.getfixturevalue("gearmand")
         return Engine(server.url, store)
 
@@ -47,6 +64,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         "sqlite": lambda: Engine(f"sqlite:///{tmp_path / 'jobs.db'}", None),
         "redis": redis,
         "postgres": postgres,
+        "amqp": amqp,
+        "nats": nats,
+        "gearman": lambda: gearman(None),
         "gearman with a companion": lambda: gearman(companion(tmp_path)),
         "gearman with redis": lambda: gearman(redis().url),
         "gearman with postgres": lambda: gearman(postgres().url),

@@ -6,20 +6,11 @@ from uuid import uuid4
 import pytest
 
 from tests.amqp.server import RabbitMQ
-from tests.contract.contract import Contract
+from tests.contract.contract import WITHOUT_TIMED_LEASES, Contract
 
 
 class TestAmqp(Contract):
-    not_applicable = frozenset(
-        {
-            # Its lease is a connection, which ends with its worker and not before.
-            "an abandoned job comes back and never before its lease is over",
-            "a stale verdict never reaches the submitter",
-            "a job that outlasts its lease runs once",
-            "a job delayed for longer than a lease runs once",
-            "a frozen worker loses its job to another for good",
-        }
-    )
+    not_applicable = WITHOUT_TIMED_LEASES
 
     @pytest.fixture
     def url(self, node: RabbitMQ) -> str:

@@ -7,21 +7,12 @@ import pytest
 
 from que.testing import Scenario
 from que.testing.scenario import needs_durability
-from tests.contract.contract import Contract
+from tests.contract.contract import WITHOUT_TIMED_LEASES, Contract
 from tests.servers import Gearmand, StartGearmand
 
 
 class TestGearman(Contract):
-    not_applicable = frozenset(
-        {
-            # Its lease is a connection, which ends with its worker and not before.
-            "an abandoned job comes back and never before its lease is over",
-            "a stale verdict never reaches the submitter",
-            "a job that outlasts its lease runs once",
-            "a job delayed for longer than a lease runs once",
-            "a frozen worker loses its job to another for good",
-        }
-    )
+    not_applicable = WITHOUT_TIMED_LEASES
 
     @pytest.fixture
     def is_durable(self, scenario: Scenario) -> bool:

@@ -14,7 +14,7 @@ from que.address import Address
 from que.driver import Cancels, ConsumerSink, Driver, Emits, EventSink, Inspects
 from que.model import Completed, Delivery, Envelope, Failed, Redeliver, Released, Settled, Settlement
 from que.options import CallOptions
-from tests.contract.contract import Contract
+from tests.contract.contract import WITHIN_A_PROCESS, WITHOUT_A_SERVER, WITHOUT_TIMED_LEASES, Contract
 from tests.unit.loops import in_loop, ticks, until
 
 
@@ -107,24 +107,7 @@ class EchoReverse(que.Model[Message, Reversed], job="echoReverse"):
 class TestOwn(Contract):
     """The suite, for once on a driver that lacks nearly everything: what it does not state is refused."""
 
-    not_applicable = frozenset(
-        {
-            "jobs of a worker that disconnects come back",
-            "an abandoned job comes back and never before its lease is over",
-            "a stale verdict never reaches the submitter",
-            "a job that outlasts its lease runs once",
-            "a job delayed for longer than a lease runs once",
-            "everyone is back after the engine restarts",
-            "durable jobs outlive a restart of the engine",
-            "jobs outlive those who sent them",
-            "of many producers and worker processes no job is lost or run twice",
-            "a stalled worker takes no more memory however much waits",
-            "no job is lost when workers are killed",
-            "no job is lost or run twice when workers are stopped",
-            "a frozen worker loses its job to another for good",
-            "a job that kills its workers does not take the others along",
-        }
-    )
+    not_applicable = WITHIN_A_PROCESS | WITHOUT_TIMED_LEASES | WITHOUT_A_SERVER
 
     @pytest.fixture
     def url(self) -> str:

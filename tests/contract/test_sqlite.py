@@ -5,17 +5,11 @@ from pathlib import Path
 import pytest
 
 from que.testing import FULL, Sizes
-from tests.contract.contract import Contract
+from tests.contract.contract import WITHOUT_A_SERVER, Contract
 
 
 class TestSqlite(Contract):
-    not_applicable = frozenset(
-        {
-            # There is no server that could be restarted: its engine is whoever opens the file.
-            "everyone is back after the engine restarts",
-            "durable jobs outlive a restart of the engine",
-        }
-    )
+    not_applicable = WITHOUT_A_SERVER
 
     @pytest.fixture
     def url(self, tmp_path: Path, sizes: Sizes) -> str:
