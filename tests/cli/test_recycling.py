@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 import que
-from tests.cli.commands import PID, command, queue_of, run
+from tests.cli.commands import PID, command, queue_of, run, started
 from tests.servers import Gearmand, spawn, wait_until
 
 HOARD = que.Job("hoard", int, int)
@@ -33,7 +34,10 @@ def test_a_worker_that_has_ended_so_many_jobs_is_replaced_and_none_is_lost(proje
         while len(pids) < 4:
             pids.add(q.submit(PID, 0).result(timeout=20))
     assert worker.pid not in pids
-    assert "jobs: another one takes its place" in stopped(worker)
+    said = stopped(worker)
+    assert "jobs: another one takes its place" in said
+    # At once, and not as one that has died.
+    assert "starting another one in" not in said
 
 
 def test_a_worker_that_has_grown_too_large_is_replaced(project: Path) -> None:
@@ -63,8 +67,21 @@ def test_a_burst_waits_for_what_runs(project: Path) -> None:
     )
     with que.Que(os.environ["TEST_URL"]).blocking() as q:
         handle = q.submit(PID, 7)
-        assert run("worker", "slow:app", "--burst").returncode == 0
+        assert run("worker", "slow:app", "--burst", "--grace", "0").returncode == 0
         assert handle.result(timeout=1) == 7
+
+
+def test_a_burst_does_not_end_while_its_lifespan_opens(project: Path, server: Gearmand) -> None:
+    (project / "opening.stuck").touch()
+    with que.Que(os.environ["TEST_URL"]).blocking() as q:
+        q.send(PID, 1).result(timeout=20)
+        worker = spawn(command("worker", "tasks:app", "--burst"))
+        started(project, "opening")
+        longer_than_it_waits = time.monotonic() + 1.5
+        wait_until(lambda: time.monotonic() > longer_than_it_waits or worker.poll() is not None, "time to pass")
+        (project / "opening.stuck").unlink()
+        assert worker.wait(timeout=20) == 0
+    assert queue_of(server, "pid").total == 0
 
 
 def test_a_change_of_the_code_starts_the_workers_again(project: Path) -> None:
@@ -83,10 +100,11 @@ def test_a_change_of_the_code_starts_the_workers_again(project: Path) -> None:
         assert q.submit(answer, 0).result(timeout=20) == 1
         write("2")
         wait_until(lambda: q.submit(answer, 0).result(timeout=20) == 2, "the new code works", 30)
-        code.write_text("a mistake\n")
-        write("3")
-        wait_until(lambda: q.submit(answer, 0).result(timeout=20) == 3, "the mended code works", 30)
-    assert "the code has changed: the workers start again" in stopped(worker)
+    said = stopped(worker)
+    assert said.count("the code has changed: the workers start again") == 1
+    # At once, and none as one that has ended by itself or died.
+    assert "starting another one" not in said
+    assert "waiting for the code" not in said
 
 
 def test_code_that_never_worked_is_looked_at_again_when_it_changes(project: Path) -> None:
