@@ -13,7 +13,8 @@ PROGRAM = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 
 def test_the_tests_of_the_page_pass(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(PROGRAM)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-W", "error")
+    # As in test_plugin.py, in a process of its own.
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
     result.assert_outcomes(passed=PROGRAM.count("def test_"))
 
 

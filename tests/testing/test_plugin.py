@@ -32,7 +32,8 @@ def test_fixtures(que_app, que_sandbox, que_clock):
 
 def test_its_fixtures_are_an_app_a_sandbox_and_a_clock(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MODULE)
-    pytester.runpytest_inprocess("-p", "pytest_que", "-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=1)
+    # A process of its own: this one has imported `tests`, which the egg-info that `pip install .` leaves names as ours.
+    pytester.runpytest_subprocess("-p", "pytest_que", "-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=1)
 
 
 IMPORTS = """
