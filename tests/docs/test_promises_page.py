@@ -1,10 +1,11 @@
 """docs/promises.md names tests that exist, and says of every row which they are."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
-from que.testing import SCENARIOS
+from que.testing import SCENARIOS, DriverSuite
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "promises.md").read_text()
@@ -63,22 +64,20 @@ def exists(reference: str) -> bool:
         return False
     if name.startswith("test_"):
         return name in names_of_tests(file)
-    return plays_the_suite(file) and name in {each.name for each in SCENARIOS} and name not in strings(file)
+    return name in {each.name for each in SCENARIOS} and any(
+        name not in suite.not_applicable for suite in suites(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    )
 
 
-def plays_the_suite(file: Path) -> bool:
-    bases = [base for node in nodes(file) if isinstance(node, ast.ClassDef) for base in node.bases]
-    return any(isinstance(base, ast.Name) and base.id in ("Contract", "DriverSuite") for base in bases)
+def suites(module: str) -> list[type[DriverSuite]]:
+    """Return the drivers' suites that a module declares."""
+    return [
+        each
+        for each in vars(importlib.import_module(module)).values()
+        if isinstance(each, type) and issubclass(each, DriverSuite) and each.__module__ == module
+    ]
 
 
 def names_of_tests(file: Path) -> set[str]:
-    return {node.name for node in nodes(file) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-
-
-def strings(file: Path) -> set[str]:
-    """Return the strings in a driver's file: the promises that it names are those that its engine cannot keep."""
-    return {node.value for node in nodes(file) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-
-
-def nodes(file: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(file.read_text())))
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
