@@ -49,7 +49,7 @@ FLOORS: dict[int, str] = {
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
         drivers.postgres.session drivers.postgres.transacting
     """,
-    4: "worker run records slots schedule processes watchdog otel metrics",
+    4: "worker station run records slots schedule processes watchdog otel metrics",
     5: "blocking app",
 }
 PUBLIC_NAMES_FLOOR = 6

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 import que
-from que import worker as worker_module
+from que import station
 from que.driver import ConsumerSink
 from que.model import Completed, Released
 from que.worker import Worker
@@ -317,7 +317,7 @@ async def test_a_job_that_comes_while_the_consumer_closes_is_not_lost(
 async def test_a_handler_that_ignores_its_cancellation_does_not_keep_a_worker_from_stopping(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker_module, "_STUBBORN_SECONDS", 0.01)
+    monkeypatch.setattr(station, "_STUBBORN_SECONDS", 0.01)
     site = Site(clings)
     async with site.app, site.worker() as worker:
         consumer = await site.consumer()

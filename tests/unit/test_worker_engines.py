@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import pytest
 
 import que
-from que import worker as worker_module
+from que import station
 from que.driver import ConsumerSink
 from que.model import Capabilities, Completed, Delivery, Failed, Lease, Released, Settled
 from tests.unit.fakes import FakeConsumer, FakeDriver
@@ -56,7 +56,7 @@ async def test_a_reserve_that_always_fails_does_not_keep_an_idle_worker_from_sto
 async def test_a_worker_survives_any_number_of_failures_of_reserve(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker_module, "_LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(station, "_LONGEST_PAUSE_SECONDS", 0.0)
     site = Site()
     async with site.app, site.worker():
         consumer = await site.consumer()
@@ -121,7 +121,7 @@ class DeafDriver(FakeDriver):
 
 @in_loop
 async def test_a_reserve_that_waits_on_after_a_failed_close_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_PARTING_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(station, "_PARTING_SECONDS", LONG_SECONDS)
     site = Site(returns, DeafDriver())
     async with site.app, site.worker() as worker:
         consumer = await site.consumer()
@@ -134,7 +134,7 @@ async def test_a_reserve_that_waits_on_after_a_failed_close_is_cancelled(monkeyp
 async def test_a_close_that_hangs_does_not_keep_a_worker_from_stopping(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker_module, "_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(station, "_PARTING_SECONDS", 0.01)
     site = Site(waits, DeafDriver())
     async with site.app, site.worker() as worker:
         consumer = await site.consumer()
@@ -150,7 +150,7 @@ async def test_a_close_that_hangs_does_not_keep_a_worker_from_stopping(
 async def test_a_settle_that_hangs_does_not_keep_a_worker_from_stopping(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker_module, "_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(station, "_PARTING_SECONDS", 0.01)
     site = Site()
     async with site.app, site.worker() as worker:
         consumer = await site.consumer()
