@@ -5,6 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, cast
@@ -18,7 +19,7 @@ from que.drivers.postgres import columns
 from que.drivers.postgres.letters import Kind
 from que.drivers.postgres.pool import Broken, Pool, Unreachable
 from que.errors import ConnectError
-from que.model import Delivery, Priority, Redeliver, Released, Settled, Settlement
+from que.model import Delivery, Priority, Redeliver, Released, Settled, Settlement, Verdict
 
 _log = logging.getLogger("que.postgres")
 
@@ -182,43 +183,61 @@ class PostgresConsumer:
         """Write the verdicts in one transaction, after what was reported; waits out an outage as long as the lease."""
         await self._reports.drain()
         leases = [lease_of(delivery) for delivery, _ in settlements]
-        verdicts = columns.of_verdicts([verdict for _, verdict in settlements])
-        deadline = self._loop.time() + self.claim.lease_seconds
-        otherwise = Settled.LOST
-        places: object = None
-        while places is None:
-            try:
-                ((places,),) = await self._pool.call("settle", columns.SETTLE, *_columns(leases), *verdicts)
-            except (Unreachable, Broken) as error:
-                if isinstance(error, Broken):
-                    # If it was done, the next try finds nothing: that is not known to be a loss.
-                    otherwise = Settled.UNCONFIRMED
-                if self._loop.time() >= deadline:
-                    places, otherwise = [], Settled.UNCONFIRMED
+        renewing = self._loop.create_task(self._keep_renewing(leases))
+        try:
+            places, otherwise = await self._write(leases, [verdict for _, verdict in settlements])
+        finally:
+            renewing.cancel()
         for lease in leases:
             self._held.pop(lease.row, None)
         self._go_on()
         if any(isinstance(verdict, Redeliver) for _, verdict in settlements):
             self._changed()
-        held = cast(list[int], places)
-        if len(held) == len(settlements):
-            return [Settled.CONFIRMED] * len(held)
+        if len(places) == len(settlements):
+            return [Settled.CONFIRMED] * len(places)
         settled = [otherwise] * len(settlements)
-        for place in held:
+        for place in places:
             settled[place - 1] = Settled.CONFIRMED
         return settled
+
+    async def _write(self, leases: Sequence[Lease], verdicts: Sequence[Verdict]) -> tuple[Sequence[int], Settled]:
+        """Return the places, counted from 1, of what was written, and what became of the rest."""
+        written = columns.of_verdicts(verdicts)
+        deadline = self._loop.time() + self.claim.lease_seconds
+        otherwise = Settled.LOST
+        while True:
+            try:
+                ((places,),) = await self._pool.call("settle", columns.SETTLE, *_columns(leases), *written)
+            except (Unreachable, Broken) as error:
+                if isinstance(error, Broken):
+                    # If it was done, the next try finds nothing: that is not known to be a loss.
+                    otherwise = Settled.UNCONFIRMED
+                if self._loop.time() >= deadline:
+                    return (), Settled.UNCONFIRMED
+            else:
+                return cast(list[int], places), otherwise
+
+    async def _keep_renewing(self, leases: Sequence[Lease]) -> None:
+        """Until cancelled, renew the leases of what is being settled: large results take long to travel."""
+        while True:
+            await asyncio.sleep(self.claim.lease_seconds / 4)
+            with suppress(Unreachable, Broken, psycopg.Error):
+                await self._renew(leases)
+
+    async def _renew(self, leases: Sequence[Lease]) -> Sequence[int]:
+        """Return the places, counted from 1, of those that are held still."""
+        types = "bigint[] bigint[] float8"
+        ((places,),) = await self._pool.call("extend", types, *_columns(leases), self.claim.lease_seconds)
+        return cast(list[int], places)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         """Renew the leases, also of what has arrived and is not reserved; those that are gone are told as lost."""
         renewed = [*deliveries, *self._arrived]
-        leases = _columns([lease_of(delivery) for delivery in renewed])
         try:
-            ((places,),) = await self._pool.call(
-                "extend", "bigint[] bigint[] float8", *leases, self.claim.lease_seconds
-            )
+            places = await self._renew([lease_of(delivery) for delivery in renewed])
         except (Unreachable, Broken, psycopg.Error) as error:
             raise ConnectError("PostgreSQL", f"leases could not be renewed: {error}") from error
-        kept = {place - 1 for place in cast(list[int], places)}
+        kept = {place - 1 for place in places}
         for place, delivery in enumerate(renewed):
             if place not in kept:
                 self._lose(delivery)

@@ -129,18 +129,25 @@ BEGIN
 END
 $$;
 
--- Lets leases begin anew, and returns the positions of those that are held still, counted from 1.
+-- Lets leases begin anew, and returns the positions of those that are held still, counted from 1. A row that is locked
+-- is being settled or taken back: nobody waits for that while the other leases run out, and the next call tells which.
 CREATE OR REPLACE FUNCTION "{schema}".extend(ids bigint[], tokens bigint[], lease_seconds double precision)
 RETURNS bigint[]
 LANGUAGE plpgsql {plans} AS $$
 DECLARE
     places bigint[];
 BEGIN
-    WITH held AS (
-        UPDATE "{schema}".jobs SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+    WITH held AS MATERIALIZED (
+        SELECT each.n, each.id, each.token
         FROM unnest(ids, tokens) WITH ORDINALITY AS each (id, token, n)
-        WHERE jobs.id = each.id AND jobs.token = each.token AND jobs.state = 2
-        RETURNING each.n
+        JOIN "{schema}".jobs ON jobs.id = each.id AND jobs.token = each.token AND jobs.state = 2
+    ), free AS MATERIALIZED (
+        SELECT jobs.id
+        FROM held JOIN "{schema}".jobs ON jobs.id = held.id AND jobs.token = held.token AND jobs.state = 2
+        FOR UPDATE OF jobs SKIP LOCKED
+    ), renewed AS (
+        UPDATE "{schema}".jobs SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+        FROM free WHERE jobs.id = free.id
     )
     SELECT coalesce(array_agg(n), '{}') INTO places FROM held;
     RETURN places;
