@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
+
+import msgspec
 
 from que.errors import ConfigurationError, InvalidName
 
@@ -13,8 +14,7 @@ _SECRET_OPTIONS = ("password", "passwd", "pwd", "secret", "token", "key", "auth"
 _OPTION_NAME = re.compile("[A-Za-z0-9_.-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """One server; `port` is None where the URL leaves it to the driver. `str` gives `name:port`, IPv6 in brackets."""
 
     name: str
@@ -25,16 +25,15 @@ class Host:
         return name if self.port is None else f"{name}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """An engine's URL in parts. `str` and `repr` hide the password and every option that sounds like a secret."""
 
     scheme: str
     hosts: tuple[Host, ...] = ()
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     path: str = ""
-    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> "Address":
@@ -67,6 +66,10 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """What rich shows, as of a traceback's locals: a Struct's own would name every field."""
+        return [("url", str(self))]
 
     def refuse_other_options(self, known: Collection[str]) -> None:
         """Raise ConfigurationError for an option outside `known`, with the nearest known one."""

@@ -1,7 +1,6 @@
 """One engine of an app: its driver, what waits unsent, and the handles that wait for its answers."""
 
 import asyncio
-import dataclasses
 import itertools
 import logging
 import os
@@ -117,7 +116,7 @@ class Backend:
         can = self.driver.capabilities
         if self.companion is None or can.results_stored:
             return can
-        return dataclasses.replace(can, results_stored=Support.EMULATED)
+        return msgspec.structs.replace(can, results_stored=Support.EMULATED)
 
     @property
     def store(self) -> "Backend | None":

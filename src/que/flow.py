@@ -7,10 +7,10 @@ process has to live from a flow's start to its end.
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Generic, Never, Protocol, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from que.errors import ConfigurationError
 from que.handle import Handle
@@ -34,8 +34,7 @@ _FLOW_ID = re.compile(r"flow-[0-9a-f]{16}")
 _STEP_ID = re.compile(rf"({_FLOW_ID.pattern})\.(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class FlowFailure:
+class FlowFailure(msgspec.Struct, frozen=True):
     """What a flow's on_failure job is given: the flow's id, and which of its jobs failed how.
 
     `kind`, `type` and `message` are those of JobFailed.
@@ -165,8 +164,7 @@ class FailureJob(Protocol):
     def dump_params(self, params: FlowFailure, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A job's place in a flow that is being declared; the fields are those of PlannedStep."""
 
     job: StepJob

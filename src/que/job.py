@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import NoneType
 from typing import (
@@ -21,6 +20,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from typing_extensions import TypeVar
 
 from que.driver import Emits
@@ -64,8 +64,7 @@ class Posts(Protocol):
     def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What all runs of one consumer share.
 
     `progress` and `chunks` are None where the driver named `driver` has no such channel. `redelivers`: whether the
@@ -261,8 +260,7 @@ class JobOptions(TypedDict, total=False):
 Call = Callable[[object, Context[object]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True):
     """A handler in one shape: `call(params, context)`, whatever the user's looks like.
 
     `is_async`: the call gives a coroutine. `wants_context`: the user's function looks at the context. `function`: the

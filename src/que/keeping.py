@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -90,8 +89,7 @@ class Store(Protocol):
     def lost(self, id: str, error: JobError) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class FlowStart:
+class FlowStart(msgspec.Struct, frozen=True):
     """A flow that is to begin; the handle's id is its own."""
 
     plan: Plan

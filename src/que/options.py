@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TypedDict
+
+import msgspec
 
 from que.errors import ConfigurationError, UnsupportedFeature
 from que.headers import checked
@@ -49,8 +50,7 @@ _CHECKS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """CallOptions, checked: raises ConfigurationError for a value that cannot be meant."""
 
     priority: Priority | None = None
@@ -60,7 +60,7 @@ class Options:
     expires: float | None = None
     run_timeout: float | None = None
     result_ttl: float | None = None
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = None
     connection: object = None
 
     def __post_init__(self) -> None:
@@ -71,12 +71,20 @@ class Options:
         if self.at is not None and self.delay is not None:
             raise ConfigurationError("delay= and at= exclude each other")
         if self.headers is not None:
-            object.__setattr__(self, "headers", checked(self.headers))
+            msgspec.structs.force_setattr(self, "headers", checked(self.headers))
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Return what is said, but for the headers, which may be secrets."""
+        said: list[tuple[str, object]] = [(name, getattr(self, name)) for name in _NAMES if name != "headers"]
+        return [(name, value) for name, value in said if value is not None]
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def over(self, defaults: "Options") -> "Options":
         """Return these options, with `defaults` where they say nothing."""
         said = {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
-        return replace(defaults, **said) if defaults is not NO_OPTIONS else self
+        return msgspec.structs.replace(defaults, **said) if defaults is not NO_OPTIONS else self
 
     def due(self) -> float | None:
         """Return the Unix time before which the job must not run, or None."""
@@ -110,5 +118,5 @@ class Options:
                 raise UnsupportedFeature(driver, feature, hint)
 
 
-_NAMES = tuple(each.name for each in fields(Options))
+_NAMES = Options.__struct_fields__
 NO_OPTIONS = Options()

@@ -1,7 +1,6 @@
 """What the calls for many jobs answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
@@ -50,16 +49,14 @@ class Outcome(msgspec.Struct, Generic[ParamsT, ResultT], frozen=True):
         return self.source.peek()
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Generic[ParamsT]):
+class Refused(msgspec.Struct, Generic[ParamsT], frozen=True):
     """One item of send_many() that the engine did not take, and why."""
 
     params: ParamsT
     error: QueError
 
 
-@dataclass(frozen=True, slots=True)
-class Sent(Generic[ParamsT]):
+class Sent(msgspec.Struct, Generic[ParamsT], frozen=True):
     """What send_many() did: how many the engine took, and each that it did not."""
 
     accepted: int

@@ -1,12 +1,11 @@
 """When a job that failed runs again: a pure decision, acted on by the engine or by the worker."""
 
-from dataclasses import dataclass
+import msgspec
 
 from que.errors import ConfigurationError, Reject, RetryAfter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Run a job at most `attempts` times in all, the first run included, while it raises one of `on`.
 
     Before run n + 1 it waits `base * factor ** (n - 1)` seconds, at most `max`; of that a random share of up to

@@ -2,7 +2,6 @@
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
 import msgspec
@@ -16,8 +15,7 @@ class PayloadError(ValueError):
     """A value does not fit its type; the text holds the path and what was expected there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(msgspec.Struct, frozen=True):
     """Both directions for one type. Each raises PayloadError."""
 
     encode: Callable[[object], bytes]
@@ -34,8 +32,7 @@ class Serializer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _MsgspecSerializer:
+class _MsgspecSerializer(msgspec.Struct, frozen=True):
     name: str
     encoder: Callable[[], "_Encoder"]
     decoder: Callable[[object], "_Decoder"]
@@ -90,8 +87,7 @@ def _msgpack_decoder(type_: object) -> _Decoder:
     return msgspec.msgpack.Decoder(cast(type[object], type_))
 
 
-@dataclass(frozen=True, slots=True)
-class _RawSerializer:
+class _RawSerializer(msgspec.Struct, frozen=True):
     name: str = "RAW"
 
     def codec(self, type_: object, root: str) -> Codec:

@@ -76,7 +76,7 @@ def test_str_and_repr_never_show_the_password(password: str, host: str, port: in
     )
     assert address.password == password
     assert address.text("token") == password
-    for shown in (str(address), repr(address), f"{address!s:>3}"):
+    for shown in (str(address), repr(address), f"{address!s:>3}", str(address.__rich_repr__())):
         assert password not in shown
         assert "user:***@" in shown
         assert "token=***" in shown
@@ -87,7 +87,8 @@ def test_str_and_repr_never_show_the_password(password: str, host: str, port: in
     "option", ["password", "passwd", "pwd", "secret", "token", "key", "api_key", "sslPassword", "auth", "credentials"]
 )
 def test_an_option_that_sounds_like_a_secret_is_hidden(option: str) -> None:
-    assert "hunter2" not in repr(Address.parse(f"x://h?{option}=hunter2"))
+    address = Address.parse(f"x://h?{option}=hunter2")
+    assert "hunter2" not in f"{address!r} {address.__rich_repr__()}"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import re
 import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 import que
 from que.driver import EventSink

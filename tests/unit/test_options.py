@@ -2,12 +2,12 @@
 
 import math
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from que.errors import ConfigurationError, UnsupportedFeature
 from que.model import Capabilities, Lease, Priority, Support
@@ -145,3 +145,9 @@ def test_what_needs_nothing_of_the_engine_is_not_refused(
     options: Options, can: Capabilities, background: bool, per_call: bool
 ) -> None:
     options.refuse_unsupported("toy", can, background=background, per_call=per_call)
+
+
+def test_options_show_what_they_say_but_for_headers_which_may_be_secrets() -> None:
+    options = Options(delay=1, unique="a", headers={"authorization": "hunter2"})
+    assert repr(options) == "Options(delay=1, unique='a')"
+    assert "hunter2" not in str(options.__rich_repr__())

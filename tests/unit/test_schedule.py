@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 import que
 from que.address import Address

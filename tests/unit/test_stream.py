@@ -5,10 +5,10 @@ import gc
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 import que
 from que.driver import EventSink

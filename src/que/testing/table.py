@@ -1,6 +1,5 @@
 """What a driver states, in words."""
 
-import dataclasses
 import enum
 from collections.abc import Iterator
 
@@ -9,9 +8,9 @@ from que.model import Capabilities, Support
 
 def rows(capabilities: Capabilities) -> Iterator[tuple[str, str]]:
     """Yield the name of each capability, and what is stated of it; a dash where it is absent."""
-    for field in dataclasses.fields(capabilities):
-        value: object = getattr(capabilities, field.name)
-        yield field.name, _unlimited(field.name, value) or _shown(value)
+    for name in capabilities.__struct_fields__:
+        value: object = getattr(capabilities, name)
+        yield name, _unlimited(name, value) or _shown(value)
 
 
 def _unlimited(name: str, value: object) -> str:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from que.address import Address, Host
 from que.driver import ConsumerSink, EventSink
