@@ -1,8 +1,8 @@
 """One typed interface to many job queues: declare a job once, choose the engine with a URL."""
 
+from typing import TYPE_CHECKING
+
 from que.app import Que
-from que.blocking import BlockingQue, BlockingWorker
-from que.classform import Model
 from que.driver import register_driver
 from que.errors import (
     ConfigurationError,
@@ -39,7 +39,6 @@ from que.errors import (
 from que.flow import Flow, FlowFailure, Gathered, together
 from que.handle import Events, Handle, Receipt, Sending, as_completed, gather
 from que.job import Context, Job, Middleware, Next
-from que.middleware import log_runs
 from que.model import (
     Capabilities,
     Chunk,
@@ -53,13 +52,18 @@ from que.model import (
     UniqueScope,
     Warned,
 )
-from que.observer import Observe, Observer
 from que.outcome import Outcome, Refused, Sent
-from que.portal import BlockingEvents, BlockingHandle, BlockingSending
 from que.retry import Retry
 from que.serializer import JSON, MSGPACK, RAW, Serializer
-from que.watchdog import Watchdog
-from que.worker import Worker
+
+if TYPE_CHECKING:
+    from que.blocking import BlockingQue, BlockingWorker
+    from que.classform import Model
+    from que.middleware import log_runs
+    from que.observer import Observe, Observer
+    from que.portal import BlockingEvents, BlockingHandle, BlockingSending
+    from que.watchdog import Watchdog
+    from que.worker import Worker
 
 __all__ = [
     "JSON",
@@ -139,3 +143,30 @@ __all__ = [
     "register_driver",
     "together",
 ]
+
+if not TYPE_CHECKING:
+    # What a program that only submits does without is imported when it is first asked for.
+    _LATE = {
+        "BlockingEvents": "que.portal",
+        "BlockingHandle": "que.portal",
+        "BlockingQue": "que.blocking",
+        "BlockingSending": "que.portal",
+        "BlockingWorker": "que.blocking",
+        "Model": "que.classform",
+        "Observe": "que.observer",
+        "Observer": "que.observer",
+        "Watchdog": "que.watchdog",
+        "Worker": "que.worker",
+        "log_runs": "que.middleware",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

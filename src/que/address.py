@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -48,9 +47,9 @@ class Address(msgspec.Struct, frozen=True):
         return cls(
             scheme=scheme.lower(),
             hosts=tuple(_host(server, url) for server in servers.split(",")) if servers else (),
-            username=unquote(username) if at and username else None,
-            password=unquote(password) if colon else None,
-            path=slash + unquote(path),
+            username=_unquoted(username) if at and username else None,
+            password=_unquoted(password) if colon else None,
+            path=slash + _unquoted(path),
             options=_options(query, url),
         )
 
@@ -128,7 +127,19 @@ def _masked(url: str) -> str:
     return scheme + separator + (MASK + at if at else "") + servers + (question + MASK if question else "")
 
 
+def _unquoted(text: str) -> str:
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote  # few URLs need it, and it would be a tenth of `import que`
+
+    return unquote(text)
+
+
 def _options(query: str, url: str) -> tuple[tuple[str, str], ...]:
+    if not query:
+        return ()
+    from urllib.parse import parse_qsl
+
     pairs = tuple(parse_qsl(query, keep_blank_values=True))
     names = [name for name, _ in pairs]
     if not all(map(_OPTION_NAME.fullmatch, names)):

@@ -20,23 +20,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Never, Self, TypeVar, Unpack, cast, overload
 
 from que.backend import Backend
-from que.blocking import BlockingQue
-from que.classform import Model
-from que.declare import Declare
 from que.errors import ConfigurationError, ConnectError, WrongLoop
 from que.handle import Handle, Receipt, Sending
 from que.job import Blocking, Job, JobOptions, Middleware, StateT, shape_of
-from que.model import DeadLetter, JobStatus, QueueDepth
-from que.observer import Observe
+from que.model import DEFAULT_CONCURRENCY, DeadLetter, JobStatus, QueueDepth
 from que.opening import open_backend, open_store
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Sent
-from que.portal import Portal
 from que.signature import checked_name, types_of
-from que.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
+    from que.blocking import BlockingQue
+    from que.classform import Model
+    from que.declare import Declare
+    from que.observer import Observe
     from que.schedule import Clock, Missed, Scheduler, Timetable, When
+    from que.worker import Worker
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -89,7 +88,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: None = ...,
         middleware: Sequence[Middleware[None]] = ...,
-        observers: Sequence[Observe] = ...,
+        observers: "Sequence[Observe]" = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
@@ -102,7 +101,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: Callable[[], AbstractAsyncContextManager[StateT]],
         middleware: Sequence[Middleware[StateT]] = ...,
-        observers: Sequence[Observe] = ...,
+        observers: "Sequence[Observe]" = ...,
         max_unsent: int = ...,
         watch_timeout: float | None = ...,
         schedule_store: str | None = ...,
@@ -114,7 +113,7 @@ class Que(Generic[StateT]):
         *urls: str,
         lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
         middleware: Sequence[Middleware[Never]] = (),
-        observers: Sequence[Observe] = (),
+        observers: "Sequence[Observe]" = (),
         max_unsent: int = DEFAULT_MAX_UNSENT,
         watch_timeout: float | None = None,
         schedule_store: str | None = None,
@@ -248,7 +247,7 @@ class Que(Generic[StateT]):
             if answer is not None:
                 raise answer
 
-    def job(self, name: str, /, **options: Unpack[JobOptions]) -> Declare[StateT]:
+    def job(self, name: str, /, **options: Unpack[JobOptions]) -> "Declare[StateT]":
         """Return a decorator that declares a handler as the job `name`; its types are the handler's annotations.
 
         Raises InvalidName, and at the decoration ConfigurationError for a handler of another shape, a missing
@@ -263,13 +262,13 @@ class Que(Generic[StateT]):
             job.work_by(shape_of(handler))
             return self.add(job)
 
-        return cast(Declare[StateT], declare)
+        return cast("Declare[StateT]", declare)
 
     @overload
     def add(self, job: Job[ParamsT, ResultT], /) -> Job[ParamsT, ResultT]: ...
     @overload
-    def add(self, job: type[Model[ParamsT, ResultT]], /) -> Job[ParamsT, ResultT]: ...
-    def add(self, job: Job[ParamsT, ResultT] | type[Model[ParamsT, ResultT]], /) -> Job[ParamsT, ResultT]:
+    def add(self, job: "type[Model[ParamsT, ResultT]]", /) -> Job[ParamsT, ResultT]: ...
+    def add(self, job: "Job[ParamsT, ResultT] | type[Model[ParamsT, ResultT]]", /) -> Job[ParamsT, ResultT]:
         """Bind a job, or the job of a Model, to this app and return it.
 
         Raises ConfigurationError if its name is taken or it belongs to another app, UnsupportedFeature if its backend
@@ -390,12 +389,14 @@ class Que(Generic[StateT]):
             )
         return backend
 
-    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> Worker[StateT]:
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY, children: int | None = None) -> "Worker[StateT]":
         """Return a Worker of every job that has a handler here, at most `concurrency` at once per backend.
 
         Jobs whose executor is "process" run in `children` processes per backend, by default one per processor.
         `await worker.run()` until stop() is called, or `async with` it. Raises ConfigurationError if there is none.
         """
+        from que.worker import Worker
+
         work = [
             (backend, {name: job for name, job in jobs.items() if job.worked_by is not None})
             for backend, jobs in self._jobs.items()
@@ -458,6 +459,9 @@ class Que(Generic[StateT]):
     @asynccontextmanager
     async def _blocking_inside(self) -> AsyncGenerator[Blocking, None]:
         """The sync face over the running loop, for the threads of `def` handlers."""
+        from que.blocking import BlockingQue
+        from que.portal import Portal
+
         portal = Portal(asyncio.get_running_loop())
         try:
             yield BlockingQue(self, portal)
@@ -475,10 +479,12 @@ class Que(Generic[StateT]):
         if self._store is not None:
             self._store.renew()
 
-    def blocking(self) -> BlockingQue:
+    def blocking(self) -> "BlockingQue":
         """Return the sync face of this app: `with app.blocking() as q`."""
         if self._state is not _State.CLOSED:
             raise ConfigurationError("this app is connected in an event loop; the blocking face connects it itself")
+        from que.blocking import BlockingQue
+
         return BlockingQue(self)
 
 

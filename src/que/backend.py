@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import msgspec
 
@@ -46,11 +46,13 @@ from que.model import (
     Support,
     Warned,
 )
-from que.observer import Observer
 from que.options import NO_OPTIONS, Options
 from que.outcome import Outcome, Sent, error_of
 from que.patience import Patience
 from que.stream import Items, map_jobs, send_jobs
+
+if TYPE_CHECKING:
+    from que.observer import Observer
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -77,7 +79,7 @@ class Backend:
     (a payload over the engine's limit) at the call.
     """
 
-    observers: Sequence[Observer] = ()
+    observers: "Sequence[Observer]" = ()
 
     def __init__(
         self, alias: str, address: Address, driver: Driver, max_unsent: int, watch_timeout: float | None

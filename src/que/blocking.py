@@ -18,11 +18,11 @@ from que.errors import ConfigurationError, NotConnected, Overloaded, QueError
 from que.flow import DEFAULT_RESULT_TTL, Flow
 from que.handle import Handle, Promise, Receipt, Sending
 from que.job import Job
-from que.model import DeadLetter, Envelope, JobStatus, QueueDepth
+from que.model import DEFAULT_CONCURRENCY, DeadLetter, Envelope, JobStatus, QueueDepth
 from que.options import CallOptions, Options
 from que.outcome import Outcome, Refused, Sent
 from que.portal import BlockingHandle, BlockingSending, Portal, refuse_inside_loop
-from que.worker import DEFAULT_CONCURRENCY, DEFAULT_GRACE_SECONDS
+from que.worker import DEFAULT_GRACE_SECONDS
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")

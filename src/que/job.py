@@ -30,13 +30,13 @@ from que.handle import Handle, Sending
 from que.model import Delivery, Priority
 from que.options import NO_OPTIONS, CallOptions, Options
 from que.outcome import Outcome, Sent
-from que.portal import BlockingHandle, BlockingSending
 from que.retry import NO_RETRY, Retry
 from que.serializer import JSON, PayloadError, Serializer
 from que.signature import checked_name, place_of, takes, type_name
 
 if TYPE_CHECKING:
     from que.limits import Limits
+    from que.portal import BlockingHandle, BlockingSending
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -52,10 +52,10 @@ class Blocking(Protocol):
 
     def submit(
         self, job: "Job[ParamsT, ResultT]", params: ParamsT, /, **options: Unpack[CallOptions]
-    ) -> BlockingHandle[ResultT]: ...
+    ) -> "BlockingHandle[ResultT]": ...
     def send(
         self, job: "Job[ParamsT, ResultT]", params: ParamsT, /, **options: Unpack[CallOptions]
-    ) -> BlockingSending: ...
+    ) -> "BlockingSending": ...
 
 
 class Posts(Protocol):

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+# How many jobs a worker runs at once per backend.
+DEFAULT_CONCURRENCY = 100
+
 
 class Priority(enum.IntEnum):
     """The three priorities that every engine can tell apart, by name, never by number."""

@@ -1,16 +1,19 @@
 """How the backends of an app are made of its URLs; nothing is connected here."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from que.address import Address
 from que.backend import Backend
 from que.driver import open_driver
 from que.errors import UnsupportedFeature
-from que.observer import Observe
+
+if TYPE_CHECKING:
+    from que.observer import Observe
 
 
 def open_backend(
-    alias: str | None, url: str, max_unsent: int, watch_timeout: float | None, observers: Sequence[Observe]
+    alias: str | None, url: str, max_unsent: int, watch_timeout: float | None, observers: "Sequence[Observe]"
 ) -> Backend:
     """Return the backend behind `url`, called by its scheme where it has no alias; raises UnknownDriver."""
     address = Address.parse(url)

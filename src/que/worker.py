@@ -21,7 +21,6 @@ from que.station import Jobs, Station
 StateT = TypeVar("StateT", default=None)
 Lifespan = Callable[[], AbstractAsyncContextManager[StateT]]
 
-DEFAULT_CONCURRENCY = 100
 DEFAULT_GRACE_SECONDS = 30.0
 
 

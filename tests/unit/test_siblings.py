@@ -9,7 +9,10 @@ import pytest
 
 from que.app import Que
 from que.blocking import BlockingQue, BlockingWorker
+from que.classform import Model
+from que.declare import Declare
 from que.handle import Events, Handle, Sending
+from que.observer import Observe
 from que.portal import BlockingEvents, BlockingHandle, BlockingSending
 from que.schedule import Clock, Missed, Scheduler, When
 from que.worker import Worker
@@ -37,7 +40,17 @@ TYPES = [
 ]
 
 # What `import que` does not import, so that it is light: only checkers see these names there.
-LAZY = {"Clock": Clock, "Missed": Missed, "Scheduler": Scheduler, "When": When}
+LAZY = {
+    "BlockingQue": BlockingQue,
+    "Clock": Clock,
+    "Declare": Declare,
+    "Missed": Missed,
+    "Model": Model,
+    "Observe": Observe,
+    "Scheduler": Scheduler,
+    "When": When,
+    "Worker": Worker,
+}
 
 # Neither the variance of a type variable nor the name that an inherited method has for it is a difference.
 VARIABLES = [(r"[~+-](\w+?)(_co)?\b", r"\1"), (r"\bValueT\b", "ResultT")]
