@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
 from que.driver import Consumer, Emits, Extends
@@ -41,9 +42,9 @@ class Station:
     """
 
     def __init__(self, backend: Backend, jobs: Jobs, concurrency: int) -> None:
-        self.address = backend.address
+        self.address: Address = backend.address
         self.reserving: asyncio.Task[None]
-        self.ended = 0
+        self.ended: int = 0
         self._backend = backend
         self._driver = backend.driver
         self._jobs = jobs
