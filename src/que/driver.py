@@ -127,6 +127,17 @@ class Extends(Protocol):
         ...
 
 
+class Throttles(Protocol):
+    """A consumer of one function whose engine holds a rate among all its workers; matched by total_rate."""
+
+    def throttle(self, count: int, seconds: float) -> None:
+        """Take no job by which more than `count` would have been taken in the `seconds` up to then.
+
+        What every consumer of the function has taken that was told the same counts. Called once, before reserve().
+        """
+        ...
+
+
 @runtime_checkable
 class Remembers(Protocol):
     """A driver whose engine keeps results; matched by the capability results_stored."""

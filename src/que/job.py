@@ -4,17 +4,15 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
 from types import NoneType
 from typing import (
     TYPE_CHECKING,
-    Concatenate,
     Generic,
     Literal,
     Never,
-    ParamSpec,
     Protocol,
     TypedDict,
+    TypeVarTuple,
     Unpack,
     cast,
     overload,
@@ -44,7 +42,7 @@ GivenT = TypeVar("GivenT")
 NextT = TypeVar("NextT")
 StateT = TypeVar("StateT", default=None)
 StateT_co = TypeVar("StateT_co", covariant=True, default=None)
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 
 class Blocking(Protocol):
@@ -129,8 +127,10 @@ class Context(Generic[StateT_co]):
     @property
     def state(self) -> StateT_co:
         """What the app's lifespan yielded; raises UnsupportedFeature in a child process."""
-        if self._surroundings is not None and self._surroundings.blocking is None:
-            raise self._not_in_a_process("context.state", "the lifespan is open in the worker; open what you need here")
+        if (site := self._surroundings) is not None and site.blocking is None:
+            raise _not_in_a_process(
+                site, "context.state", "the lifespan is open in the worker; open what you need here"
+            )
         return self._state
 
     @property
@@ -169,50 +169,51 @@ class Context(Generic[StateT_co]):
         A handler keeps its slot while it waits: where all slots wait for jobs that only this worker takes, none of them
         ends. Give result() a timeout there, the job a run_timeout, or the worker a higher concurrency.
         """
-        if self._surroundings is None:
+        if (site := self._surroundings) is None:
             raise NotConnected("a context made by hand belongs to no worker, so there is nothing to submit to")
-        if self._surroundings.blocking is None:
-            raise self._not_in_a_process("context.blocking", "submit from a handler that runs in the worker")
-        return self._surroundings.blocking
-
-    def _not_in_a_process(self, feature: str, hint: str) -> UnsupportedFeature:
-        assert self._surroundings is not None
-        return UnsupportedFeature(self._surroundings.driver, f'{feature} where executor="process"', hint)
+        if site.blocking is None:
+            raise _not_in_a_process(site, "context.blocking", "submit from a handler that runs in the worker")
+        return site.blocking
 
     def progress(self, done: int, total: int) -> None:
         """Tell the submitter that `done` of `total` is done; raises UnsupportedFeature where the engine cannot."""
         if (site := self._surroundings) is not None:
-            self._emit(self._channel(site.progress, "progress").progress, done, total)
+            self._emit(site, _channel(site, site.progress, "progress").progress, done, total)
 
     def warn(self, text: str) -> None:
         """Warn the submitter; the job goes on. Raises UnsupportedFeature where the engine cannot."""
         if (site := self._surroundings) is not None:
-            self._emit(self._channel(site.progress, "warnings").warned, text)
+            self._emit(site, _channel(site, site.progress, "warnings").warned, text)
 
     def send_chunk(self, data: bytes) -> None:
         """Send the submitter a part of the result; raises UnsupportedFeature where the engine cannot."""
         if (site := self._surroundings) is not None:
-            self._emit(self._channel(site.chunks, "chunks").chunk, data)
+            self._emit(site, _channel(site, site.chunks, "chunks").chunk, data)
 
-    def _channel(self, emits: Emits | None, feature: str) -> Emits:
-        assert self._surroundings is not None
-        if emits is None:
-            raise UnsupportedFeature(self._surroundings.driver, feature, "return it as part of the result")
-        return emits
-
-    def _emit(self, verb: Callable[Concatenate[Delivery, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
+    def _emit(self, site: Surroundings, verb: Callable[[Delivery, Unpack[Ts]], None], *args: *Ts) -> None:
         """Call `verb` in the worker's loop, which a `def` handler's thread is not in."""
-        assert self._surroundings is not None
-        assert self._delivery is not None
-        call = partial(verb, self._delivery, *args, **kwargs)
-        if threading.get_ident() == self._surroundings.thread:
-            call()
+        delivery = self._delivery
+        assert delivery is not None
+        if threading.get_ident() == site.thread:
+            verb(delivery, *args)
         else:
-            self._surroundings.loop.call_soon_threadsafe(call)
+            site.loop.call_soon_threadsafe(lambda: verb(delivery, *args))
+
+
+def _not_in_a_process(site: Surroundings, feature: str, hint: str) -> UnsupportedFeature:
+    return UnsupportedFeature(site.driver, f'{feature} where executor="process"', hint)
+
+
+def _channel(site: Surroundings, emits: Emits | None, feature: str) -> Emits:
+    if emits is None:
+        raise UnsupportedFeature(site.driver, feature, "return it as part of the result")
+    return emits
 
 
 Next = Callable[[object], Awaitable[object]]
 Middleware = Callable[[Context[StateT], object, Next], Awaitable[object]]
+Call = Callable[[object, Context[object]], object]
+ExecutorName = Literal["thread", "process"]
 
 
 class Submitter(FlowSubmitter, Protocol):
@@ -231,17 +232,15 @@ class Submitter(FlowSubmitter, Protocol):
     ) -> Sent[ParamsT]: ...
 
 
-ExecutorName = Literal["thread", "process"]
-
-
 class JobOptions(TypedDict, total=False):
     """The keywords of a declaration.
 
     `driver`: the backend's alias or scheme, the app's first one otherwise. `serializer`: JSON, MSGPACK or RAW.
     `middleware` goes around this job's handler, inside the app's. `retry`: when a run that failed is tried again;
     without it, never. `concurrency`: runs at once in one worker. `rate`: runs that one worker begins in any such time,
-    like "100/m" or "5/10s". A job with one of the two has slots of its own. `executor`: whether a `def` handler runs
-    in a thread of the worker, which is the default, or in a process. The rest are defaults of each call.
+    like "100/m" or "5/10s"; `total_rate`: those that all workers begin. A job with one of these has slots of its own.
+    `executor`: whether a `def` handler runs in a thread of the worker, the default, or in a process. The rest are
+    defaults of each call.
     """
 
     driver: str | None
@@ -253,11 +252,9 @@ class JobOptions(TypedDict, total=False):
     retry: Retry | None
     concurrency: int | None
     rate: str | None
+    total_rate: str | None
     middleware: Sequence[Middleware[Never]]
     executor: ExecutorName
-
-
-Call = Callable[[object, Context[object]], object]
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -324,6 +321,7 @@ class Job(Generic[ParamsT, ResultT]):
         retry: Retry | None = None,
         concurrency: int | None = None,
         rate: str | None = None,
+        total_rate: str | None = None,
         middleware: Sequence[Middleware[Never]] = (),
         executor: ExecutorName = "thread",
     ) -> None:
@@ -333,15 +331,14 @@ class Job(Generic[ParamsT, ResultT]):
         self.driver = driver
         self.serializer = serializer
         self.middleware: tuple[Middleware[Never], ...] = tuple(middleware)
-        self.options: Options = NO_OPTIONS
-        if (priority, expires, run_timeout, result_ttl) != (None, None, None, None):
-            self.options = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
+        given = Options(priority=priority, expires=expires, run_timeout=run_timeout, result_ttl=result_ttl)
+        self.options: Options = NO_OPTIONS if given == NO_OPTIONS else given
         self.retry: Retry = retry or NO_RETRY
         self.limits: Limits | None = None
-        if concurrency is not None or rate is not None:
+        if (concurrency, rate, total_rate) != (None, None, None):
             from que.limits import Limits as Declared  # few jobs have any
 
-            self.limits = Declared.parse(concurrency, rate)
+            self.limits = Declared.parse(concurrency, rate, total_rate)
         self.executor: ExecutorName = executor
         if executor not in ("thread", "process"):
             raise ConfigurationError(f"job {name!r}: executor={executor!r}: expected 'thread' or 'process'")

@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from que.errors import ConfigurationError
 
@@ -10,28 +11,39 @@ _RATE = re.compile(r"([1-9]\d*)/([1-9]\d*)?([smhd])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+class Rate(NamedTuple):
+    """At most `runs` begin in any `seconds`."""
+
+    runs: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A job's own limits in each worker: at most `concurrency` runs at once, and `count` begun in any `seconds`.
+    """A job's own limits: at most `concurrency` runs at once in each worker, and how many begin in a time.
 
-    None where there is no such limit.
+    `rate` is one worker's, `total_rate` that of all workers of the engine; None where there is no such limit.
     """
 
     concurrency: int | None = None
-    count: int | None = None
-    seconds: float = 0.0
+    rate: Rate | None = None
+    total_rate: Rate | None = None
 
     @classmethod
-    def parse(cls, concurrency: object, rate: object) -> "Limits":
+    def parse(cls, concurrency: object, rate: object, total_rate: object) -> "Limits":
         """Return the limits that a declaration means, None for none; raises ConfigurationError."""
         if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
             raise ConfigurationError(f"concurrency={concurrency!r}: expected a count of at least 1")
-        if rate is None:
-            return cls(concurrency)
-        match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
-        if match is None:
-            raise ConfigurationError(f"rate={rate!r}: expected like '100/m', '5/10s', '1000/h' or '1/d'")
-        return cls(concurrency, int(match[1]), int(match[2] or 1) * _UNITS[match[3]])
+        return cls(concurrency, _parsed("rate", rate), _parsed("total_rate", total_rate))
+
+
+def _parsed(option: str, rate: object) -> Rate | None:
+    if rate is None:
+        return None
+    match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+    if match is None:
+        raise ConfigurationError(f"{option}={rate!r}: expected like '100/m', '5/10s', '1000/h' or '1/d'")
+    return Rate(int(match[1]), int(match[2] or 1) * _UNITS[match[3]])
 
 
 class Tokens:

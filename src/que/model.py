@@ -218,9 +218,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     `delayed_results`: a delayed job can also be awaited. `expiry`: a job that nobody took in time ends as expired.
     `run_timeout`: one call's own run_timeout travels with it. `ticks`: it remembers how far each schedule has come.
     `keeps`: it can keep the results of another engine's jobs, and the state of flows. `retry`: the engine delays a
-    redelivery. `fifo`: jobs of one function and priority that were submitted one after the other are handed out in that
-    order. `headers`: a delivery has those of its envelope. `lease_seconds`: how long a timed lease lasts without being
-    extended. `max_payload`: bytes, None without a limit.
+    redelivery. `total_rate`: it holds a rate among all workers. `fifo`: jobs of one function and priority that were
+    submitted one after the other are handed out in that order. `headers`: a delivery has those of its envelope.
+    `lease_seconds`: how long a timed lease lasts without being extended. `max_payload`: bytes, None without a limit.
     """
 
     lease: Lease
@@ -246,5 +246,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     inspect: Support = Support.NONE
     ticks: Support = Support.NONE
     keeps: Support = Support.NONE
+    total_rate: Support = Support.NONE
     fifo: Support = Support.NONE
     max_payload: int | None = None

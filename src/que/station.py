@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from que.address import Address
 from que.backend import Backend
 from que.batch import Batcher
-from que.driver import Consumer, Emits, Extends
+from que.driver import Consumer, Emits, Extends, Throttles
+from que.errors import UnsupportedFeature
 from que.job import Blocking, Job, Surroundings
 from que.model import Capabilities, Delivery, Settled, Settlement, Verdict
 from que.observer import ObservedConsumer, tell_settled
@@ -20,7 +21,7 @@ from que.run import InProcess, Runs
 from que.slots import Slots, Stop
 
 if TYPE_CHECKING:
-    from que.limits import Tokens
+    from que.limits import Limits, Tokens
 
 Jobs = Mapping[str, Job[object, object]]
 Outlived = Callable[[Future[object]], None]
@@ -58,7 +59,8 @@ class Station:
         from concurrent.futures import ThreadPoolExecutor  # what only submits needs no threads
 
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="que-job")
-        self._tokens = _tokens_of(jobs)
+        self._limits = next(iter(jobs.values())).limits
+        self._tokens = None if self._limits is None else _tokens_of(self._limits)
         self._outliving: set[Future[object]] = set()
         self._exits = AsyncExitStack()
         self._extending: asyncio.Task[None] | None = None
@@ -66,11 +68,17 @@ class Station:
     async def open(self, runs: MakeRuns, blocking: Blocking) -> None:
         """Start the processes that are needed, register the jobs and start to reserve."""
         can = self._driver.capabilities
+        total_rate = None if self._limits is None else self._limits.total_rate
+        if total_rate is not None and not can.total_rate:
+            hint = "rate= holds in each worker: divide it by their number"
+            raise UnsupportedFeature(self.address.scheme, "total_rate", hint)
         in_process = await self._open_processes(can)
         try:
             # With a rate, one more than is ever asked for: so no driver takes each settled job for room for another.
             slots = self._concurrency + (self._tokens is not None)
             consumer = await self._driver.register(list(self._jobs), slots, self)
+            if total_rate is not None:
+                cast(Throttles, consumer).throttle(*total_rate)
         except BaseException:
             await self._exits.aclose()
             raise
@@ -292,11 +300,10 @@ class Station:
             _log.critical("of the last %d verdicts at %s not all could be settled in time", left, self.address)
 
 
-def _tokens_of(jobs: Jobs) -> "Tokens | None":
-    """Return what holds the rate of a job that is alone and has one."""
-    limits = [job.limits for job in jobs.values() if job.limits is not None]
-    if not limits or limits[0].count is None:
+def _tokens_of(limits: "Limits") -> "Tokens | None":
+    """Return what holds a worker's own rate."""
+    if limits.rate is None:
         return None
     from que.limits import Tokens
 
-    return Tokens(limits[0].count, limits[0].seconds)
+    return Tokens(*limits.rate)

@@ -27,9 +27,9 @@ DEFAULT_GRACE_SECONDS = 30.0
 class Worker(Generic[StateT]):
     """Works the jobs of an app in this process, at most `concurrency` of them at once per backend.
 
-    A job with a `concurrency` or a `rate` of its own has slots of its own, beside those: as many as its `concurrency`.
-    Those whose executor is "process" have slots of their own, too, one for each of their `children`, by default one per
-    processor.
+    A job with a limit has slots of its own, beside those: as many as its `concurrency`, or else as the worker has.
+    Those whose executor is "process" have slots of their own, too, one for each of their `children`, by default
+    one per processor.
 
     `await run()` until stop() is called, or `async with` it to work for a while. A worker works once.
     """

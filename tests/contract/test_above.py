@@ -106,6 +106,37 @@ async def test_what_is_over_the_rate_waits_in_the_engine(place: Engine, names: N
 
 
 @in_loop
+async def test_what_is_over_the_rate_of_all_workers_waits_in_the_engine(place: Engine, names: Names) -> None:
+    apps = [place.app() for _ in range(2 if place.shared else 1)]
+    ran: list[int] = []
+
+    def declare(app: que.Que[None]) -> que.Job[int, None]:
+        @app.job(names("work"), total_rate="3/d")
+        async def work(params: int) -> None:
+            ran.append(params)
+
+        return work
+
+    work, *_ = [declare(app) for app in apps]
+    async with AsyncExitStack() as stack:
+        for app in apps:
+            await stack.enter_async_context(app)
+        await work.send_many(range(8))
+        workers = [app.worker(concurrency=2) for app in [*apps, *apps][:2]]
+        if place.url.startswith("gearman"):
+            with pytest.raises(que.UnsupportedFeature, match="gearman driver has no total_rate: rate= holds"):
+                await workers[0].run()
+            return
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        while True:
+            depths = [depth for depths in (await apps[0].depths()).values() for depth in depths]
+            if (5, 0) in [(depth.queued, depth.running) for depth in depths if depth.function == work.name]:
+                break
+    assert sorted(ran) == [0, 1, 2]
+
+
+@in_loop
 async def test_a_process_that_dies_costs_its_job_a_run_and_the_worker_nothing(
     place: Engine, names: Names, tmp_path: Path
 ) -> None:

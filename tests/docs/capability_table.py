@@ -42,6 +42,7 @@ MEANINGS = {
     "inspect": "`status()` of a job, `app.depths()`",
     "ticks": "the ticks of schedules are remembered, so that each is sent once (else `schedule_store=`)",
     "keeps": "results of other engines' jobs (`results=`) and the state of flows can be kept there",
+    "total_rate": "`total_rate=`: a rate among all workers",
     "fifo": "jobs of one name and priority are handed out in the order of their submission",
     "max_payload": "bytes of params or of a result",
 }

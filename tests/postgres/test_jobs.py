@@ -20,3 +20,25 @@ async def test_settled_jobs_leave_nothing_behind(url: str, postgres: Postgres, d
             for (name,) in tables
         }
     assert {name for name, count in left.items() if count != (0,)} == {"version"}
+
+
+@in_loop
+async def test_what_counts_in_a_rate_no_more_is_forgotten(url: str, postgres: Postgres, database: str) -> None:
+    async with que.Que(url) as app:
+
+        @app.job("work", total_rate="2/d")
+        async def work(params: int) -> int:
+            return params
+
+        async with app.worker():
+            assert await que.gather(*work.submit_many(range(2))) == (0, 1)
+        with psycopg.connect(postgres.conninfo(database)) as connection:
+            taken = connection.execute("SELECT sum(so_far - earlier)::int FROM que.begun WHERE function = 'work'")
+            assert taken.fetchone() == (2,)
+            connection.execute("UPDATE que.begun SET until = clock_timestamp()")
+        async with app.worker():
+            assert await work.submit(3).result(20) == 3
+        with psycopg.connect(postgres.conninfo(database)) as connection:
+            connection.execute("UPDATE que.begun SET until = clock_timestamp()")
+            connection.execute("SELECT que.sweep(60)")
+            assert connection.execute("SELECT FROM que.begun").fetchall() == []

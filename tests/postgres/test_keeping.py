@@ -110,21 +110,24 @@ async def test_who_was_forgotten_attends_again(url: str, postgres: Postgres, dat
         await until(lambda: told.ends == {"1": b"1"})
 
 
+@pytest.mark.parametrize("version", range(1, len(schema.VERSIONS)))
 @in_loop
-async def test_a_schema_of_version_1_is_brought_up_to_date_with_its_jobs(
-    url: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_schema_of_an_older_version_is_brought_up_to_date_with_its_jobs(
+    url: str, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
+    newest = len(schema.VERSIONS)
     job = que.Job("f", int, int)
     job.handler(lambda number: number)
     with monkeypatch.context() as older:
-        older.setattr(schema, "VERSIONS", ("tables-1.sql",))
-        older.setattr(schema, "_FUNCTIONS", ("telling.sql", "submitting.sql", "working.sql", "looking.sql"))
-        assert "from version 0 to 1" in await PostgresDriver(Address.parse(url)).migrate()
+        older.setattr(schema, "VERSIONS", schema.VERSIONS[:version])
+        if version == 1:
+            older.setattr(schema, "_FUNCTIONS", ("telling.sql", "submitting.sql", "working.sql", "looking.sql"))
+        assert f"from version 0 to {version}" in await PostgresDriver(Address.parse(url)).migrate()
     with psycopg.connect(url) as connection:
         connection.execute("SELECT que.que_send('f', '7', result_ttl => 60)")
-    with pytest.raises(que.ConnectError, match="version 1 of que's tables, not 2: run `que migrate"):
+    with pytest.raises(que.ConnectError, match=f"version {version} of que's tables, not {newest}: run `que migrate"):
         await que.Que(f"{url}?migrate=0").connect()
-    assert "from version 1 to 2" in await PostgresDriver(Address.parse(url)).migrate()
+    assert f"from version {version} to {newest}" in await PostgresDriver(Address.parse(url)).migrate()
     async with que.Que(f"{url}?migrate=0") as app:
         app.add(job)
         async with app.worker():

@@ -37,6 +37,24 @@ async def test_what_is_kept_has_its_time_and_who_attends_leaves_nothing_behind(r
 
 
 @in_loop
+async def test_what_counts_in_a_rate_counts_for_its_time_and_leaves_nothing_behind(redis: RedisServer) -> None:
+    async with que.Que(redis.url) as app:
+
+        @app.job("work", total_rate="2/d")
+        async def work(params: int) -> int:
+            return params
+
+        async with app.worker():
+            assert await que.gather(*work.submit_many(range(2))) == (0, 1)
+        took = int(redis.command("PTTL", "{que}:begun:work")[1:])
+        assert 86_000_000 < took <= 86_400_000
+        # As if its time were over.
+        redis.command("PEXPIRE", "{que}:begun:work", "0")
+        async with app.worker():
+            assert await work.submit(3).result(20) == 3
+
+
+@in_loop
 async def test_a_process_that_says_nothing_any_more_attends_to_nothing(redis: RedisServer) -> None:
     url = f"{redis.url}?linger=2"
     async with opened(url) as (driver, _), opened(url) as (dead, told):

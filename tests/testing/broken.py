@@ -54,7 +54,7 @@ class Wrapper:
 
 
 class WrappedConsumer:
-    """A consumer that does what the one inside does."""
+    """A consumer that does what the one inside does, but knows of no rate."""
 
     def __init__(self, inner: Consumer) -> None:
         self.inner = inner
@@ -67,6 +67,8 @@ class WrappedConsumer:
 
     async def close(self) -> None:
         await self.inner.close()
+
+    def throttle(self, count: int, seconds: float) -> None: ...
 
     def progress(self, delivery: Delivery, done: int, total: int) -> None:
         cast(Emits, self.inner).progress(delivery, done, total)
@@ -177,6 +179,13 @@ class IgnoresHeaders(Wrapper):
         await self.inner.submit([msgspec.structs.replace(envelope, headers=None) for envelope in envelopes])
 
 
+class IgnoresRates(Wrapper):
+    """It says that it holds a rate among all workers, and does not."""
+
+    async def register(self, functions: Collection[str], slots: int, notices: ConsumerSink) -> Consumer:
+        return WrappedConsumer(await self.inner.register(functions, slots, notices))
+
+
 class DropsCancelledReserves(Wrapper):
     """What arrives while a reserve() is being cancelled is gone."""
 
@@ -224,6 +233,7 @@ BROKEN: dict[str, Callable[[Driver], Driver]] = {
     "level": IgnoresPriority,
     "forgetful": IgnoresUniques,
     "bare": IgnoresHeaders,
+    "unlimited": IgnoresRates,
     "dropping": DropsCancelledReserves,
     "brief": OverstatesItsLease,
     "trusting": TrustsStaleVerdicts,

@@ -34,6 +34,7 @@ def subject(url: str, scratch: Path) -> Subject:
         pytest.param("level", "urgent jobs overtake those that wait", "the order should be", id="level"),
         pytest.param("forgetful", "fifty racing jobs with one key run once", "ran 50 times", id="forgetful"),
         pytest.param("bare", "headers come with the job in every run", "runs with the headers", id="bare"),
+        pytest.param("unlimited", "no more jobs begin than all workers may", "5 jobs begin in 2 s", id="unlimited"),
         pytest.param("dropping", "a reserve that is cancelled loses nothing", "no delivery|no end", id="dropping"),
     ],
 )
@@ -78,6 +79,7 @@ def test_every_way_of_being_broken_is_tried() -> None:
         "level",
         "forgetful",
         "bare",
+        "unlimited",
         "dropping",
         "brief",
         "trusting",

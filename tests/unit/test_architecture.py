@@ -46,7 +46,8 @@ FLOORS: dict[int, str] = {
         drivers.redis.options drivers.redis.records drivers.redis.scripts drivers.redis.session drivers.redis.wire
         drivers.sqlite drivers.sqlite.burying drivers.sqlite.consumer drivers.sqlite.database drivers.sqlite.doorbell
         drivers.sqlite.driver drivers.sqlite.keeping drivers.sqlite.options drivers.sqlite.schema drivers.sqlite.session
-        drivers.sqlite.submitting drivers.sqlite.ticking drivers.sqlite.turn drivers.sqlite.working
+        drivers.sqlite.submitting drivers.sqlite.throttling drivers.sqlite.ticking drivers.sqlite.turn
+        drivers.sqlite.working
         drivers.postgres drivers.postgres.columns drivers.postgres.consumer drivers.postgres.driver drivers.postgres.ear
         drivers.postgres.letters drivers.postgres.options drivers.postgres.pool drivers.postgres.schema
         drivers.postgres.session drivers.postgres.transacting

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import que
-from que.limits import Limits, Tokens
+from que.limits import Limits, Rate, Tokens
 from tests.unit.fakes import FakeDriver, url_of
 from tests.unit.loops import in_loop, ticks, until
 from tests.unit.work_site import delivery
@@ -25,13 +25,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     ("rate", "count", "seconds"), [("100/m", 100, 60.0), ("5/10s", 5, 10.0), ("1/2h", 1, 7200.0), ("7/d", 7, 86400.0)]
 )
 def test_a_rate_is_a_count_in_a_time(rate: str, count: int, seconds: float) -> None:
-    assert Limits.parse(None, rate) == Limits(None, count, seconds)
+    assert Limits.parse(None, rate, None) == Limits(rate=Rate(count, seconds))
+    assert Limits.parse(None, None, rate) == Limits(total_rate=Rate(count, seconds))
 
 
 @pytest.mark.parametrize("rate", ["", "100", "0/m", "m", "1/0s", "-1/m", "1.5/m", "10/w", " 1/m", 5])
 def test_a_rate_that_cannot_be_meant_is_named(rate: object) -> None:
     with pytest.raises(que.ConfigurationError, match=f"rate={rate!r}: expected like '100/m'"):
         que.Job("work", int, None, rate=cast(str, rate))
+    with pytest.raises(que.ConfigurationError, match=f"total_rate={rate!r}: expected like '100/m'"):
+        que.Job("work", int, None, total_rate=cast(str, rate))
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, "2", 1.5])

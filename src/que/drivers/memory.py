@@ -9,6 +9,7 @@ import math
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,6 +37,9 @@ from que.model import (
     UniqueScope,
 )
 
+if TYPE_CHECKING:
+    from que.limits import Tokens
+
 _CAPABILITIES = Capabilities(
     lease=Lease.PROCESS,
     attempts=Support.NATIVE,
@@ -56,6 +60,7 @@ _CAPABILITIES = Capabilities(
     inspect=Support.NATIVE,
     ticks=Support.NATIVE,
     keeps=Support.NATIVE,
+    total_rate=Support.NATIVE,
     fifo=Support.NATIVE,
 )
 
@@ -108,6 +113,7 @@ class MemoryDriver:
         self._uniques: dict[tuple[str, str], _Job] = {}
         self._lanes = {priority: defaultdict[str, _Lane](_Lane) for priority in sorted(Priority, reverse=True)}
         self._consumers: list[_MemoryConsumer] = []
+        self._tokens: dict[tuple[str, int, float], Tokens] = {}
         self._ticked = defaultdict[str, _Ticked](_Ticked)
         self._kept: dict[str, tuple[Ending, asyncio.TimerHandle]] = {}
         self._attending = defaultdict[str, list[str]](list)
@@ -309,6 +315,12 @@ class MemoryDriver:
                 taken.append(job)
         return taken
 
+    def tokens(self, function: str, count: int, seconds: float) -> "Tokens":
+        """Return what holds this rate among the consumers of a function."""
+        from que.limits import Tokens  # few jobs have any
+
+        return self._tokens.setdefault((function, count, seconds), Tokens(count, seconds))
+
     def redeliver(self, job: _Job, after: float) -> None:
         """Queue `job` again, not before `after` seconds; it was taken in time, so it expires no more."""
         job.due = time.time() + after
@@ -355,6 +367,12 @@ class _MemoryConsumer:
         self._held: dict[Delivery, _Job] = {}
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
+        self._tokens: Tokens | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def throttle(self, count: int, seconds: float) -> None:
+        """Take no more than that, with all others that were told so."""
+        self._tokens = self._driver.tokens(self.functions[0], count, seconds)
 
     def wake(self) -> None:
         """Let a waiting reserve() look again."""
@@ -364,12 +382,30 @@ class _MemoryConsumer:
     async def reserve(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one job; there is no await between taking and returning, so none can be lost."""
         while not self._closed:
-            jobs = self._driver.take(self.functions, min(limit, self._slots - len(self._held)))
+            jobs = self._take(min(limit, self._slots - len(self._held)))
             if jobs:
                 return [self._deliver(job) for job in jobs]
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return ()
+
+    def _take(self, limit: int) -> list[_Job]:
+        tokens = self._tokens
+        if tokens is None:
+            return self._driver.take(self.functions, limit)
+        loop = asyncio.get_running_loop()
+        free = tokens.free(loop.time())
+        jobs = self._driver.take(self.functions, min(limit, free))
+        if jobs:
+            tokens.take(len(jobs), loop.time())
+        elif not free:
+            self._set_alarm(loop.call_at(tokens.next_at, self.wake))
+        return jobs
+
+    def _set_alarm(self, alarm: asyncio.TimerHandle | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = alarm
 
     def _deliver(self, job: _Job) -> Delivery:
         envelope = job.envelope
@@ -433,5 +469,6 @@ class _MemoryConsumer:
     async def close(self) -> None:
         """Take no more; a waiting reserve() returns ()."""
         self._closed = True
+        self._set_alarm(None)
         self._driver.dismiss(self)
         self.wake()

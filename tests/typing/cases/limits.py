@@ -5,7 +5,7 @@ from typing import assert_type
 import que
 
 app = que.Que("memory://")
-assert_type(que.Job("work", int, None, concurrency=2, rate="100/m"), que.Job[int, None])
+assert_type(que.Job("work", int, None, concurrency=2, rate="100/m", total_rate="1/s"), que.Job[int, None])
 
 
 @app.job("work", concurrency=2, rate="5/10s")

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, cast
 
 import msgspec
@@ -17,13 +16,15 @@ from que.batch import Batcher
 from que.driver import ConsumerSink
 from que.drivers.postgres import columns
 from que.drivers.postgres.letters import Kind
-from que.drivers.postgres.pool import Broken, Pool, Unreachable
+from que.drivers.postgres.pool import Broken, Pool, Row, Unreachable
 from que.errors import ConnectError
+from que.limits import Rate
 from que.model import Delivery, Priority, Redeliver, Released, Settled, Settlement, Verdict
 
 _log = logging.getLogger("que.postgres")
 
 _TAKE = "text[] bigint[] bigint[] bigint[] integer integer text bigint float8"
+_TAKE_THROTTLED = "text bigint bigint bigint integer text bigint float8 integer float8"
 _LEVELS = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 
 
@@ -54,6 +55,7 @@ class Claim:
 
 
 _Taken = tuple[int, int, str, bytes, str, int, float | None]
+_Batch = tuple[list[Delivery], float | None]
 
 
 class PostgresConsumer:
@@ -74,13 +76,19 @@ class PostgresConsumer:
         self._arrived: deque[Delivery] = deque()
         self._held: dict[int, Delivery] = {}
         self._doubtful: list[int] = []
-        self._taking: asyncio.Task[list[Delivery]] | None = None
+        self._taking: asyncio.Task[_Batch] | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._reports = Batcher[Report](self._report, 1, self._loop)
         self._news = True
         self._missed: list[tuple[tuple[str, int], int]] = []
         self._closed = False
+        self._rate: Rate | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def throttle(self, count: int, seconds: float) -> None:
+        """Take no more than that, with all others that were told so."""
+        self._rate = Rate(count, seconds)
 
     def wake(self) -> None:
         """Look everywhere: there may be jobs."""
@@ -126,31 +134,51 @@ class PostgresConsumer:
         self._news = False
         limit = min(limit, self._room())
         self._taking = self._loop.create_task(self._take(limit))
-        self._taking.add_done_callback(partial(self._took, limit))
+        self._taking.add_done_callback(self._took)
 
-    async def _take(self, limit: int) -> list[Delivery]:
-        """Return at most `limit` deliveries, from each function its share, and of what one leaves the others take."""
+    async def _take(self, limit: int) -> _Batch:
+        """Return at most `limit` deliveries, from each function its share, and of what one leaves the others take.
+
+        With them in how many seconds there may be more, None where the queues are empty.
+        """
         while self._doubtful:
             await self._pool.call("untake", "bigint", self._doubtful[-1])
             self._doubtful.pop()
+        if self._rate is not None:
+            return await self._take_throttled(self._rate, limit)
         functions = list(self._functions)
         self._functions.rotate(-1)
         share = -(-limit // len(functions))
         taken = await self._take_from(functions, share, limit)
         if share < limit and 0 < len(taken) < limit:
             taken += await self._take_from(functions, limit, limit - len(taken))
-        return taken
+        # A full hand says that there may be more.
+        return taken, 0.0 if len(taken) == limit else None
 
     async def _take_from(self, functions: list[str], share: int, limit: int) -> list[Delivery]:
         token = random.getrandbits(62)
         lows = [[self._lows.get((function, level), 0) for function in functions] for level in _LEVELS]
         lease = (self.claim.peer, token, self.claim.lease_seconds)
+        return self._delivered(token, await self._call(token, "take", _TAKE, functions, *lows, share, limit, *lease))
+
+    async def _take_throttled(self, rate: Rate, limit: int) -> _Batch:
+        token = random.getrandbits(62)
+        function = self.claim.functions[0]
+        lows = [self._lows.get((function, level), 0) for level in _LEVELS]
+        lease = (self.claim.peer, token, self.claim.lease_seconds)
+        rows = await self._call(token, "take_throttled", _TAKE_THROTTLED, function, *lows, limit, *lease, *rate)
+        return self._delivered(token, [row[:-1] for row in rows[:-1]]), cast(float | None, rows[-1][-1])
+
+    async def _call(self, token: int, function: str, types: str, *arguments: object) -> Sequence[Row]:
+        """Return the rows of a function that takes under `token`."""
         try:
-            rows = await self._pool.call("take", _TAKE, functions, *lows, share, limit, *lease)
+            return await self._pool.call(function, types, *arguments)
         except (Broken, asyncio.CancelledError):
             # They may be ours without our knowing: give them back as soon as that can be said.
             self._doubtful.append(token)
             raise
+
+    def _delivered(self, token: int, rows: Sequence[Row]) -> list[Delivery]:
         taken = cast(list[_Taken], rows)
         taken.sort(key=_in_order)
         for row, priority, function, *_ in taken:
@@ -160,7 +188,7 @@ class PostgresConsumer:
             for row, _, function, payload, job_id, attempts, run_timeout in taken
         ]
 
-    def _took(self, limit: int, taking: "asyncio.Task[list[Delivery]]") -> None:
+    def _took(self, taking: "asyncio.Task[_Batch]") -> None:
         self._taking = None
         while self._missed:
             self._lower(*self._missed.pop())
@@ -172,11 +200,21 @@ class PostgresConsumer:
             self._error = error
             self._news = True
         elif not taking.cancelled():
-            deliveries = taking.result()
+            deliveries, wait_seconds = taking.result()
             self._arrived += deliveries
             self._held.update((lease_of(delivery).row, delivery) for delivery in deliveries)
-            # A full hand says that there may be more.
-            self._news |= len(deliveries) == limit
+            self._news |= wait_seconds == 0
+            if wait_seconds:
+                self._set_alarm(wait_seconds)
+        self._go_on()
+
+    def _set_alarm(self, wait_seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if self._closed else self._loop.call_later(wait_seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._news = True
         self._go_on()
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
@@ -284,6 +322,8 @@ class PostgresConsumer:
             return
         self._closed = True
         self._go_on()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
         arrived, self._arrived = list(self._arrived), deque()

@@ -80,6 +80,7 @@ class PostgresDriver:
             inspect=native,
             ticks=native,
             keeps=native,
+            total_rate=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )

@@ -140,6 +140,7 @@ BEGIN
     WHERE seen < clock_timestamp() - interval '2 minutes';
     DELETE FROM "{schema}".results WHERE expires <= clock_timestamp();
     DELETE FROM "{schema}".kept WHERE expires <= clock_timestamp();
+    DELETE FROM "{schema}".begun WHERE until <= clock_timestamp();
     DELETE FROM "{schema}".dead_letters WHERE buried_at <= clock_timestamp() - make_interval(secs => dead_letter_ttl);
 END
 $$;

@@ -6,7 +6,7 @@ from typing import cast
 from psycopg import AsyncConnection
 
 # One file of tables for each version; a schema of version n has been through the first n of them.
-VERSIONS = ("tables-1.sql", "tables-2.sql")
+VERSIONS = ("tables-1.sql", "tables-2.sql", "tables-3.sql")
 _FUNCTIONS = ("telling.sql", "submitting.sql", "working.sql", "looking.sql", "keeping.sql")
 # Plans are made when the tables are empty and kept when they are not: these leave only those that hold for both.
 _PLANS = " ".join(

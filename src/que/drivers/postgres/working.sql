@@ -38,6 +38,57 @@ BEGIN
 END
 $$;
 
+-- Takes as take() does, as many as the rate allows among all who take by one. The last row has no job: it says in how
+-- many seconds there may be more, NULL where nothing waits.
+CREATE OR REPLACE FUNCTION "{schema}".take_throttled(
+    its_function text, high bigint, normal bigint, low bigint, most integer, taker text, new_token bigint,
+    lease_seconds double precision, rate_count integer, rate_seconds double precision
+) RETURNS TABLE (
+    id bigint, priority smallint, function text, payload bytea, job_id text, attempts integer,
+    run_timeout double precision, wait_seconds double precision
+)
+LANGUAGE plpgsql {plans} AS $$
+DECLARE
+    this_moment timestamptz;
+    counts_until timestamptz;
+    earlier_ones bigint;
+    all_so_far bigint;
+    free bigint;
+    taken bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('que:{schema}:begun:' || its_function, 0));
+    this_moment := clock_timestamp();
+    -- A clock that was put back has made rows that would count for too long.
+    DELETE FROM "{schema}".begun WHERE begun.function = its_function
+        AND (begun.until <= this_moment OR begun.until > this_moment + make_interval(secs => rate_seconds));
+    SELECT begun.until, begun.earlier INTO counts_until, earlier_ones FROM "{schema}".begun
+        WHERE begun.function = its_function ORDER BY begun.until, begun.so_far LIMIT 1;
+    SELECT begun.so_far INTO all_so_far FROM "{schema}".begun
+        WHERE begun.function = its_function ORDER BY begun.until DESC, begun.so_far DESC LIMIT 1;
+    counts_until := coalesce(counts_until, this_moment + make_interval(secs => rate_seconds));
+    free := rate_count - coalesce(all_so_far - earlier_ones, 0);
+    most := least(most, free);
+    IF most > 0 THEN
+        RETURN QUERY SELECT jobs.*, NULL::double precision FROM "{schema}".take(
+            ARRAY[its_function], ARRAY[high], ARRAY[normal], ARRAY[low], most, most, taker, new_token, lease_seconds
+        ) AS jobs;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+        IF taken > 0 THEN
+            INSERT INTO "{schema}".begun VALUES (
+                its_function, this_moment + make_interval(secs => rate_seconds), coalesce(all_so_far, 0),
+                coalesce(all_so_far, 0) + taken
+            );
+        END IF;
+    END IF;
+    IF free <= 0 OR taken = free THEN
+        wait_seconds := extract(epoch FROM counts_until - this_moment);
+    ELSIF taken = most THEN
+        wait_seconds := 0;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
 -- Gives back what was taken under this token and never arrived at the taker.
 CREATE OR REPLACE FUNCTION "{schema}".untake(lost_token bigint) RETURNS void
 LANGUAGE plpgsql {plans} AS $$

@@ -17,6 +17,7 @@ from que.drivers.redis.records import MOST_IN_CALL, Verdicts, deliveries, lease_
 from que.drivers.redis.scripts import Script
 from que.drivers.redis.wire import Lost, Refused
 from que.errors import ConnectError
+from que.limits import Rate
 from que.model import Completed, Delivery, Redeliver, Released, Settled, Settlement
 
 _log = logging.getLogger("que")
@@ -60,6 +61,12 @@ class RedisConsumer:
         self._news = True
         self._is_idle = False
         self._closed = False
+        self._rate: Rate | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def throttle(self, count: int, seconds: float) -> None:
+        """Take no more than that, with all others that were told so."""
+        self._rate = Rate(count, seconds)
 
     def wake(self) -> None:
         """Look for jobs: there may be some."""
@@ -90,7 +97,8 @@ class RedisConsumer:
         functions = list(self._functions)
         self._functions.rotate(-1)
         token = f"{self.claim.session}/{next(_tokens)}"
-        request = functions, room, token, self.claim.lease_seconds, self.claim.name, self._is_idle
+        rate = self._rate or (None, 0)
+        request = functions, room, token, self.claim.lease_seconds, self.claim.name, self._is_idle, *rate
         try:
             reply = await self._line.call(Script.TAKE, request)
         except Lost:
@@ -100,15 +108,22 @@ class RedisConsumer:
             self._news = True
             self._error = ConnectError(self._line.name, f"Redis gives no jobs: {error}")
         else:
-            taken = deliveries(token, cast(Sequence[bytes | int], reply))
+            wait_ms, *flat = cast(Sequence[bytes | int], reply)
+            taken = deliveries(token, flat)
             self._arrived += taken
             self._held.update((lease_of(delivery).id, delivery) for delivery in taken)
-            self._is_idle = len(taken) < room
-            # A full hand says that there may be more.
-            self._news |= not self._is_idle
+            self._is_idle = wait_ms == b""
+            self._news |= wait_ms == 0
+            if isinstance(wait_ms, int) and wait_ms > 0:
+                self._set_alarm(wait_ms / 1000)
         finally:
             self._taking = None
             self._go_on()
+
+    def _set_alarm(self, wait_seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if self._closed else asyncio.get_running_loop().call_later(wait_seconds, self.wake)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Hand the verdicts over in one script for each thousand; those that came too late are LOST."""
@@ -204,6 +219,8 @@ class RedisConsumer:
             return
         self._closed = True
         self._go_on()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
         arrived, self._arrived = list(self._arrived), deque()

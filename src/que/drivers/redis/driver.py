@@ -70,6 +70,7 @@ class RedisDriver:
             inspect=native,
             ticks=native,
             keeps=native,
+            total_rate=native,
             fifo=native,
             max_payload=_MOST_PAYLOAD,
         )

@@ -8,6 +8,7 @@
 -- depth     hash    "qF" and "rF": how many jobs of F wait, and run
 -- unique    hash    a function's unique key -> id
 -- progress, watchers, consumers, buried   hashes; see the scripts that write them
+-- begun:F   list    the takes of F that count in a rate: "until earlier so_far", see take.lua
 -- idle:F    set     consumers of F that found nothing and sleep
 -- dead:F    zset    the ids of F's dead letters
 -- mail:S    stream  letters to session S: a kind and a job id -> body; it lives as long as its session

@@ -1,15 +1,38 @@
--- {functions, limit, token, lease_seconds, consumer, whether it was idle}: takes from each function its share, and of
--- what one leaves the others take. Returns id, number of the run and record of each, flat.
+-- {functions, limit, token, lease_seconds, consumer, whether it was idle, rate's count or nil, and seconds}: takes from
+-- each function its share, and of what one leaves the others take. Returns the milliseconds until there may be more, or
+-- "" where the queues are empty, then id, number of the run and record of each, flat.
 local functions, limit, token, until_ = request[1], request[2], request[3], now + request[4]
 local until_text = string.format("%.3f", until_)
-local consumer = request[5]
+local consumer, rate_count, rate_seconds = request[5], request[7], request[8]
 whole()
 if request[6] then
     for _, name in ipairs(functions) do
         redis.call("SREM", prefix .. "idle:" .. name, consumer)
     end
 end
-local taken = {}
+
+-- Each take of a function with a rate leaves an entry: until when it counts, how many had been taken earlier, and how
+-- many so far. What counts is the last one's so_far less the first one's earlier, however many entries there are.
+local begun, earlier_ones, so_far, counts_until
+if rate_count then
+    begun = prefix .. "begun:" .. functions[1]
+    earlier_ones, so_far, counts_until = 0, 0, now + rate_seconds
+    local first = redis.call("LINDEX", begun, 0)
+    while first do
+        local until_text, earlier = string.match(first, "^(%S+) (%S+)")
+        if tonumber(until_text) > now and tonumber(until_text) <= now + rate_seconds then
+            earlier_ones, counts_until = tonumber(earlier), tonumber(until_text)
+            so_far = tonumber(string.match(redis.call("LINDEX", begun, -1), "%S+$"))
+            break
+        end
+        -- Over, or of a clock that was put back.
+        redis.call("LPOP", begun)
+        first = redis.call("LINDEX", begun, 0)
+    end
+    limit = math.min(limit, rate_count - (so_far - earlier_ones))
+end
+
+local taken = { "" }
 local left = limit
 -- What a job's hold says, by the number of its run.
 local runs = setmetatable({}, {
@@ -64,6 +87,20 @@ for _, share in ipairs({ math.ceil(limit / #functions), limit }) do
         break
     end
 end
+if left <= 0 then
+    taken[1] = 0
+end
+if rate_count then
+    if limit > left then
+        redis.call(
+            "RPUSH", begun, string.format("%.6f %d %d", now + rate_seconds, so_far, so_far + limit - left)
+        )
+        redis.call("PEXPIRE", begun, math.ceil(rate_seconds * 1000))
+    end
+    if left <= 0 and so_far - earlier_ones + math.max(limit, 0) >= rate_count then
+        taken[1] = math.ceil((counts_until - now) * 1000)
+    end
+end
 for _, name in ipairs(functions) do
     if left > 0 then
         -- In one step with the empty look, so that no job can slip in between.
@@ -72,7 +109,7 @@ for _, name in ipairs(functions) do
         wake(name, 1)
     end
 end
-if #taken > 0 then
+if #taken > 1 then
     arm(until_)
 end
 finish()

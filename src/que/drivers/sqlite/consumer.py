@@ -5,15 +5,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from que.driver import ConsumerSink
 from que.drivers.sqlite import working
 from que.drivers.sqlite.database import Database
+from que.drivers.sqlite.throttling import take_throttled
 from que.drivers.sqlite.turn import Turn, serve, serve_no_more
+from que.limits import Rate
 from que.model import Delivery, Released, Settled, Settlement
 
 _log = logging.getLogger("que")
+
+_Taken = tuple[list[Delivery], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,17 @@ class SqliteConsumer:
         self._functions = deque(claim.functions)
         self._arrived: deque[Delivery] = deque()
         self._held: dict[int, Delivery] = {}
-        self._taking: asyncio.Future[list[Delivery]] | None = None
+        self._taking: asyncio.Future[_Taken] | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._news = True
         self._closed = False
+        self._rate: Rate | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def throttle(self, count: int, seconds: float) -> None:
+        """Take no more than that, with all others that were told so."""
+        self._rate = Rate(count, seconds)
 
     def enter(self, turn: Turn) -> None:
         """Have this process woken for its jobs; an operation."""
@@ -74,24 +83,37 @@ class SqliteConsumer:
         self._news = False
         functions = list(self._functions)
         self._functions.rotate(-1)
-        self._taking = self._database.start(
-            lambda turn: working.take(turn, functions, limit, self._claim.lease_seconds)
-        )
-        self._taking.add_done_callback(partial(self._took, limit))
+        self._taking = self._database.start(lambda turn: self._take_from(functions, turn, limit))
+        self._taking.add_done_callback(self._took)
 
-    def _took(self, limit: int, taking: "asyncio.Future[list[Delivery]]") -> None:
+    def _take_from(self, functions: Sequence[str], turn: Turn, limit: int) -> "_Taken":
+        """Return what was taken, and in how many seconds there may be more, None if the queues are empty."""
+        lease_seconds = self._claim.lease_seconds
+        if self._rate is not None:
+            return take_throttled(turn, functions[0], limit, lease_seconds, self._rate)
+        taken = working.take(turn, functions, limit, lease_seconds)
+        # A full hand says that there may be more.
+        return taken, 0.0 if len(taken) == limit else None
+
+    def _took(self, taking: "asyncio.Future[_Taken]") -> None:
         self._taking = None
         error = taking.exception()
         if error is not None:
             self._error = error
             self._news = True
         else:
-            deliveries = taking.result()
+            deliveries, wait_seconds = taking.result()
             self._arrived += deliveries
             self._held.update((working.lease_of(delivery).row, delivery) for delivery in deliveries)
-            # A full hand says that there may be more.
-            self._news |= len(deliveries) == limit
+            self._news |= wait_seconds == 0
+            if wait_seconds:
+                self._set_alarm(wait_seconds)
         self._go_on()
+
+    def _set_alarm(self, wait_seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if self._closed else asyncio.get_running_loop().call_later(wait_seconds, self.wake)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Write the verdicts in one transaction; raises ConnectError where the file cannot be written."""
@@ -142,6 +164,8 @@ class SqliteConsumer:
             return
         self._closed = True
         self._go_on()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
         arrived, self._arrived = list(self._arrived), deque()

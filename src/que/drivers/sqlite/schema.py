@@ -80,6 +80,15 @@ _VERSIONS = (
         key TEXT NOT NULL, watch_id TEXT NOT NULL, peer TEXT NOT NULL, PRIMARY KEY (key, watch_id)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE que_begun (
+        function TEXT NOT NULL,
+        until REAL NOT NULL,
+        earlier INTEGER NOT NULL,
+        so_far INTEGER NOT NULL,
+        PRIMARY KEY (function, until, so_far)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = len(_VERSIONS)
 

@@ -164,9 +164,9 @@ def leave(turn: Turn, peer: str) -> None:
 
 
 def sweep(turn: Turn, dead_letter_ttl: float) -> None:
-    """Forget results and dead letters that nobody asked for in time."""
-    for table in ("que_results", "que_kept"):
-        turn.connection.execute(f"DELETE FROM {table} WHERE expires <= ?", (turn.now,))
+    """Forget what nobody asked for in time, and takes that count in no rate any more."""
+    for table, end in (("que_results", "expires"), ("que_kept", "expires"), ("que_begun", "until")):
+        turn.connection.execute(f"DELETE FROM {table} WHERE {end} <= ?", (turn.now,))
     turn.connection.execute("DELETE FROM que_dead_letters WHERE buried_at <= ?", (turn.now - dead_letter_ttl,))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import que
@@ -105,6 +106,44 @@ async def jobs_run_in_the_order_of_their_submission(subject: Subject) -> None:
     expect(sorted(ran.seen) == sorted(sent), "each of 60 jobs runs once")
     if subject.can.fifo:
         expect(ran.seen == sent, f"the order should be that of submission, not {ran.seen}")
+
+
+async def no_more_jobs_begin_than_all_workers_may(subject: Subject) -> None:
+    """total_rate= of two workers: what is over it waits in the engine, and comes once it may; else it is refused."""
+    sender = subject.app()
+    apps = [sender] if subject.can.lease is que.Lease.PROCESS else [sender, subject.app()]
+    ran: list[float] = []
+    held: list[float] = []
+    rated, *_ = [_rated(app, subject.name("rated"), "2/s", ran) for app in apps]
+    rare, *_ = [_rated(app, subject.name("rare"), "2/d", held) for app in apps]
+    async with AsyncExitStack() as stack:
+        for app in apps:
+            await stack.enter_async_context(app)
+        if not subject.can.total_rate:
+            await refused(lambda: _work_a_moment(sender), "total_rate")
+            return
+        begin = time.time()
+        await rated.send_many(range(5))
+        await rare.send_many(range(5))
+        for app in [*apps, *apps][:2]:
+            await stack.enter_async_context(app.worker(concurrency=4))
+        await until(lambda: len(ran) == 5, "5 jobs to run, 2 in each second")
+    expect(ran[4] > begin + 2 - _CLOCK_GRAIN, f"with 2 in a second, 5 jobs begin in 2 s, not in {ran[4] - begin:.3f} s")
+    expect(len(held) == 2, f"with 2 a day, 2 of 5 jobs begin, not {len(held)}")
+    subject.note(f"with 2 in a second, the fifth job began {ran[4] - begin - 2:.3f} s late")
+
+
+def _rated(app: que.Que[None], name: str, total_rate: str, ran: list[float]) -> que.Job[int, None]:
+    @app.job(name, total_rate=total_rate)
+    async def rated(params: int) -> None:
+        ran.append(time.time())
+
+    return rated
+
+
+async def _work_a_moment(app: que.Que[None]) -> None:
+    async with app.worker():
+        pass
 
 
 class _Recording:
@@ -213,6 +252,7 @@ SCENARIOS = (
     Scenario(a_job_delayed_for_longer_than_a_lease_runs_once, (needs_timed_leases, needs_delay)),
     Scenario(urgent_jobs_overtake_those_that_wait),
     Scenario(jobs_run_in_the_order_of_their_submission),
+    Scenario(no_more_jobs_begin_than_all_workers_may),
     Scenario(fifty_racing_jobs_with_one_key_run_once),
     Scenario(a_job_that_nobody_takes_in_time_expires),
     Scenario(a_run_takes_no_longer_than_its_call_allows),
