@@ -1,5 +1,7 @@
 """What a job goes through in a database that several apps share; two apps of one test stand for two processes."""
 
+import asyncio
+
 import psycopg
 from psycopg.sql import SQL, Identifier
 
@@ -20,6 +22,27 @@ async def test_settled_jobs_leave_nothing_behind(url: str, postgres: Postgres, d
             for (name,) in tables
         }
     assert {name for name, count in left.items() if count != (0,)} == {"version"}
+
+
+_TAKE = "SELECT id FROM que.take_throttled('work', 0, 0, 0, 5, %s, 1, 60, 2, 60) WHERE id IS NOT NULL"
+_WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+@in_loop
+async def test_of_two_who_take_at_once_the_second_counts_what_the_first_has_taken(url: str) -> None:
+    async with que.Que(url) as app:
+        await app.add(que.Job("work", int, None)).send_many(range(5))
+        async with (
+            await psycopg.AsyncConnection.connect(url) as first,
+            await psycopg.AsyncConnection.connect(url) as second,
+            await psycopg.AsyncConnection.connect(url, autocommit=True) as looking,
+        ):
+            assert len(await (await first.execute(_TAKE, ("first",))).fetchall()) == 2
+            taking = asyncio.create_task(second.execute(_TAKE, ("second",)))
+            while not taking.done() and await (await looking.execute(_WAITING)).fetchone() == (0,):
+                await asyncio.sleep(0.01)
+            await first.commit()
+            assert await (await taking).fetchall() == []
 
 
 @in_loop

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from que.address import Address
+from que.alarm import Alarm
 from que.driver import ConsumerSink, EventSink
 from que.errors import ConfigurationError, ConnectionLost, JobCancelled, JobError, JobExpired, NotConnected
 from que.model import (
@@ -368,7 +369,7 @@ class _MemoryConsumer:
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
         self._tokens: Tokens | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
 
     def throttle(self, count: int, seconds: float) -> None:
         """Take no more than that, with all others that were told so."""
@@ -393,19 +394,14 @@ class _MemoryConsumer:
         tokens = self._tokens
         if tokens is None:
             return self._driver.take(self.functions, limit)
-        loop = asyncio.get_running_loop()
-        free = tokens.free(loop.time())
+        now = asyncio.get_running_loop().time()
+        free = tokens.free(now)
         jobs = self._driver.take(self.functions, min(limit, free))
         if jobs:
-            tokens.take(len(jobs), loop.time())
+            tokens.take(len(jobs), now)
         elif not free:
-            self._set_alarm(loop.call_at(tokens.next_at, self.wake))
+            self._alarm.set(tokens.next_at - now, self.wake)
         return jobs
-
-    def _set_alarm(self, alarm: asyncio.TimerHandle | None) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = alarm
 
     def _deliver(self, job: _Job) -> Delivery:
         envelope = job.envelope
@@ -469,6 +465,6 @@ class _MemoryConsumer:
     async def close(self) -> None:
         """Take no more; a waiting reserve() returns ()."""
         self._closed = True
-        self._set_alarm(None)
+        self._alarm.cancel()
         self._driver.dismiss(self)
         self.wake()

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import msgspec
 import psycopg
 
+from que.alarm import Alarm
 from que.batch import Batcher
 from que.driver import ConsumerSink
 from que.drivers.postgres import columns
@@ -24,7 +25,7 @@ from que.model import Delivery, Priority, Redeliver, Released, Settled, Settleme
 _log = logging.getLogger("que.postgres")
 
 _TAKE = "text[] bigint[] bigint[] bigint[] integer integer text bigint float8"
-_TAKE_THROTTLED = "text bigint bigint bigint integer text bigint float8 integer float8"
+_TAKE_THROTTLED = "text bigint bigint bigint integer text bigint float8 bigint float8"
 _LEVELS = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 
 
@@ -84,7 +85,7 @@ class PostgresConsumer:
         self._missed: list[tuple[tuple[str, int], int]] = []
         self._closed = False
         self._rate: Rate | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
 
     def throttle(self, count: int, seconds: float) -> None:
         """Take no more than that, with all others that were told so."""
@@ -205,13 +206,8 @@ class PostgresConsumer:
             self._held.update((lease_of(delivery).row, delivery) for delivery in deliveries)
             self._news |= wait_seconds == 0
             if wait_seconds:
-                self._set_alarm(wait_seconds)
+                self._alarm.set(wait_seconds, self._ring)
         self._go_on()
-
-    def _set_alarm(self, wait_seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = None if self._closed else self._loop.call_later(wait_seconds, self._ring)
 
     def _ring(self) -> None:
         self._news = True
@@ -322,10 +318,9 @@ class PostgresConsumer:
             return
         self._closed = True
         self._go_on()
-        if self._alarm is not None:
-            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
+        self._alarm.cancel()
         arrived, self._arrived = list(self._arrived), deque()
         if arrived:
             await self.settle([(delivery, Released()) for delivery in arrived])

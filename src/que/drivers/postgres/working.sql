@@ -42,7 +42,7 @@ $$;
 -- many seconds there may be more, NULL where nothing waits.
 CREATE OR REPLACE FUNCTION "{schema}".take_throttled(
     its_function text, high bigint, normal bigint, low bigint, most integer, taker text, new_token bigint,
-    lease_seconds double precision, rate_count integer, rate_seconds double precision
+    lease_seconds double precision, rate_count bigint, rate_seconds double precision
 ) RETURNS TABLE (
     id bigint, priority smallint, function text, payload bytea, job_id text, attempts integer,
     run_timeout double precision, wait_seconds double precision

@@ -11,6 +11,7 @@ from typing import cast
 
 import msgspec
 
+from que.alarm import Alarm
 from que.driver import ConsumerSink
 from que.drivers.redis.line import Line
 from que.drivers.redis.records import MOST_IN_CALL, Verdicts, deliveries, lease_of, parts, raw
@@ -62,7 +63,7 @@ class RedisConsumer:
         self._is_idle = False
         self._closed = False
         self._rate: Rate | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
 
     def throttle(self, count: int, seconds: float) -> None:
         """Take no more than that, with all others that were told so."""
@@ -115,15 +116,10 @@ class RedisConsumer:
             self._is_idle = wait_ms == b""
             self._news |= wait_ms == 0
             if isinstance(wait_ms, int) and wait_ms > 0:
-                self._set_alarm(wait_ms / 1000)
+                self._alarm.set(wait_ms / 1000, self.wake)
         finally:
             self._taking = None
             self._go_on()
-
-    def _set_alarm(self, wait_seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = None if self._closed else asyncio.get_running_loop().call_later(wait_seconds, self.wake)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Hand the verdicts over in one script for each thousand; those that came too late are LOST."""
@@ -219,10 +215,9 @@ class RedisConsumer:
             return
         self._closed = True
         self._go_on()
-        if self._alarm is not None:
-            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
+        self._alarm.cancel()
         arrived, self._arrived = list(self._arrived), deque()
         if arrived:
             await self.settle([(delivery, Released()) for delivery in arrived])

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from que.alarm import Alarm
 from que.driver import ConsumerSink
 from que.drivers.sqlite import working
 from que.drivers.sqlite.database import Database
@@ -45,7 +46,7 @@ class SqliteConsumer:
         self._news = True
         self._closed = False
         self._rate: Rate | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
 
     def throttle(self, count: int, seconds: float) -> None:
         """Take no more than that, with all others that were told so."""
@@ -107,13 +108,8 @@ class SqliteConsumer:
             self._held.update((working.lease_of(delivery).row, delivery) for delivery in deliveries)
             self._news |= wait_seconds == 0
             if wait_seconds:
-                self._set_alarm(wait_seconds)
+                self._alarm.set(wait_seconds, self.wake)
         self._go_on()
-
-    def _set_alarm(self, wait_seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = None if self._closed else asyncio.get_running_loop().call_later(wait_seconds, self.wake)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Write the verdicts in one transaction; raises ConnectError where the file cannot be written."""
@@ -164,10 +160,9 @@ class SqliteConsumer:
             return
         self._closed = True
         self._go_on()
-        if self._alarm is not None:
-            self._alarm.cancel()
         if self._taking is not None:
             await asyncio.wait([self._taking])
+        self._alarm.cancel()
         arrived, self._arrived = list(self._arrived), deque()
         if arrived:
             await self.settle([(delivery, Released()) for delivery in arrived])
