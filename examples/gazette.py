@@ -2,7 +2,8 @@
 
 A schedule begins each edition; a flow has two stories written, no more than the rate and the slots of the writers
 allow, has their words counted in a process of its own, and binds them. The file keeps the ticks, the state of the flows
-and the results that gearmand throws away. It ends after two editions.
+and the results that gearmand throws away. It is an engine, too: it counts what all workers post to the readers, which
+gearmand cannot. It ends after two editions.
 
 python gazette.py
 """
@@ -57,7 +58,7 @@ async def note(context: que.Context[Press], params: object, call_next: que.Next)
     return result
 
 
-app = que.Que(URL, lifespan=lifespan, middleware=[note], results=STORE, schedule_store=STORE)
+app = que.Que(URL, STORE, lifespan=lifespan, middleware=[note], results=STORE, schedule_store=STORE)
 
 
 @app.job("gazette-write", concurrency=2, rate="50/s", retry=que.Retry(attempts=3, base=0.1))
@@ -83,6 +84,11 @@ async def apologise(failure: que.FlowFailure) -> None:
     print(f"no edition today: {failure.job}: {failure.message}")
 
 
+@app.job("gazette-post", driver="sqlite", total_rate="1000/h")
+async def post(text: str) -> str:
+    return f"posted {text}"
+
+
 column = write.then(count)
 edition = que.together(column.given("harbour"), column.given("weather")).then(bind).on_failure(apologise)
 
@@ -90,7 +96,7 @@ edition = que.together(column.given("harbour"), column.given("weather")).then(bi
 @app.every(seconds=1)
 @app.job("gazette-morning")
 async def morning(params: None, context: que.Context[Press]) -> None:
-    print(await edition.submit(None))
+    print(await post.submit(await edition.submit(None)))
     if context.state.editions == EDITIONS:
         context.state.done.set()
 

@@ -101,10 +101,10 @@ def test_the_folder_is_a_queue(tmp_path: Path) -> None:
 def test_the_gazette_comes_out_twice_and_its_results_are_kept(gearmand: Gearmand, tmp_path: Path) -> None:
     lines = program_lines("gazette.py", url=gearmand.url, QUE_STORE=f"sqlite:///{tmp_path / 'gazette.db'}")
     assert lines == [
-        "edition 1: 10 words on the harbour, 10 words on the weather",
-        "edition 2: 10 words on the harbour, 10 words on the weather",
+        "posted edition 1: 10 words on the harbour, 10 words on the weather",
+        "posted edition 2: 10 words on the harbour, 10 words on the weather",
         "found again: 3",
-        "the press has run bind, count, morning, wait, write",
+        "the press has run bind, count, morning, post, wait, write",
     ]
 
 
