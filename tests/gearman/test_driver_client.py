@@ -435,7 +435,7 @@ def test_equal_keys_meet_whatever_the_order_of_the_servers(own_gearmand: StartGe
     async def scenario() -> None:
         forward, backward = ("gearman://" + ",".join(order) for order in (hosts, hosts[::-1]))
         async with driving(forward) as (one, events), driving(backward) as (other, others):
-            for number in range(20):
+            for number in range(100):
                 await one.submit([Envelope(f"a{number}", "f", b"x", unique=f"key-{number}")])
                 await other.submit([Envelope(f"b{number}", "f", b"x", unique=f"key-{number}")])
                 assert await events.receipt(f"a{number}") == await others.receipt(f"b{number}")
